@@ -1,0 +1,162 @@
+"""An experiment: everything that a run depends on, from a small TOML file and the command line's overrides.
+
+The sections of a file are the fields of ``Experiment``, their keys the fields of the section's dataclass; each has a
+default, and an unknown key is an error.  ``clipq/experiments/`` holds those that come with the package.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+from clipq import toml_config
+from clipq.conventions import Conventions
+from clipq.errors import ExperimentError, SettingError
+from clipq.search_config import SearchConfig
+from clipq.train_config import TrainConfig
+
+
+@dataclass(frozen=True)
+class About:
+    """name: of the experiment, and of its folder of results; letters, digits, ``_``, ``-`` and ``.``.
+    description: one line for ``--list``.
+    """
+
+    name: str = "unnamed"
+    description: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.name.strip(".") or not all(c.isalnum() or c in "_-." for c in self.name):
+            raise SettingError(f"name: expected letters, digits, '_', '-' and '.', got {self.name!r}")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """dataset: a key of ``clipq.data.DATASETS``.
+    data_dir: folder that holds it; empty: ``$CLIPQ_DATA``, the cache, a download.
+    """
+
+    dataset: str = "digits"
+    data_dir: str = ""
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """name: a key of ``clipq.networks.NETWORKS``.
+    weights: file of trained weights (``.caffemodel``, ``.pt``, ``.pth``, ``.safetensors``) to start from; empty: the
+        dense network is trained first, with the options of ``[dense]``.
+    """
+
+    name: str = "digits_net"
+    weights: str = ""
+
+
+@dataclass(frozen=True)
+class LayersConfig:
+    """Which layers are compressed, by patterns (``*``, ``?``) on their names: those that match one of ``include`` and
+    none of ``exclude``."""
+
+    include: tuple[str, ...] = ("*",)
+    exclude: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class EncodeConfig:
+    """coder: ``fixed`` (relative index and b-bit codes, the size that the paper counts), ``entropy`` (smaller on disk),
+    ``best`` (the smaller one, for each layer)."""
+
+    coder: Literal["fixed", "entropy", "best"] = "fixed"
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """seed: of everything drawn by chance, >= 0.
+    device: ``auto`` (a GPU where there is one), or as torch names it: ``cpu``, ``cuda``, ``cuda:1``.
+    threads: of torch on the CPU; 0 leaves torch's choice.
+    workers: processes that read and decode images; 0 reads them in the main one.
+    amp: mixed precision, on a GPU.
+    """
+
+    seed: int = 0
+    device: str = "auto"
+    threads: int = 0
+    workers: int = 0
+    amp: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("seed", "threads", "workers"):
+            if getattr(self, name) < 0:
+                raise SettingError(f"{name}: expected >= 0, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The sections of an experiment's file; ``dense`` trains the network to start from, ``train`` is CLIP-Q's
+    fine-tuning."""
+
+    experiment: About = field(default_factory=About)
+    data: DataConfig = field(default_factory=DataConfig)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    dense: TrainConfig = field(default_factory=TrainConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
+    layers: LayersConfig = field(default_factory=LayersConfig)
+    conventions: Conventions = field(default_factory=Conventions)
+    encode: EncodeConfig = field(default_factory=EncodeConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+    @property
+    def name(self) -> str:
+        return self.experiment.name
+
+    def to_toml(self) -> str:
+        """The resolved configuration, every key in it; ``load_experiment`` of it gives an equal one."""
+        return toml_config.to_toml(self)
+
+
+def list_experiments() -> dict[str, str]:
+    """The package's experiments: name -> description."""
+    return {name: load_experiment(name).experiment.description for name in sorted(_packaged())}
+
+
+def load_experiment(name_or_path: str | Path, overrides: Mapping[str, str] | None = None) -> Experiment:
+    """An experiment with its overrides.
+
+    Args:
+        name_or_path: one of ``list_experiments()``, or a ``.toml`` file.
+        overrides: ``section.key`` -> value as text: TOML, but strings without quotes, and a list of strings may be
+            separated by commas.  ``search.given.<layer>`` sets one layer's ``[p, b]``.
+
+    Raises:
+        ExperimentError: no such experiment, not TOML, an unknown key, a value of a wrong type or out of range.
+    """
+    path = Path(name_or_path)
+    path = path if path.suffix == ".toml" else _packaged_file(str(name_or_path))
+    table = {"experiment": {"name": path.stem}} | _read(path)
+    for key, text in (overrides or {}).items():
+        toml_config.override(Experiment, table, key, text)
+    return toml_config.from_table(Experiment, table, str(path))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ExperimentError(f"{path}: cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ExperimentError(f"{path}: not TOML: {error}") from error
+
+
+def _packaged() -> dict[str, Path]:
+    return {path.stem: path for path in Path(str(files("clipq") / "experiments")).glob("*.toml")}
+
+
+def _packaged_file(name: str) -> Path:
+    known = _packaged()
+    if name not in known:
+        raise ExperimentError(f"experiment: expected one of {', '.join(sorted(known))}, or a .toml file, got {name!r}")
+    return known[name]

@@ -1,0 +1,39 @@
+"""The networks of the experiments, by name.  Every one takes ``n_classes`` and ``input_shape`` (channels, height,
+width), and has Caffe's blob names where it is one of Caffe's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from clipq.errors import ModelError
+from clipq.networks.digits_net import DigitsNet
+from clipq.networks.lenet import LeNet5, LeNet300100
+
+#: name -> what builds it.
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    "digits_net": DigitsNet,
+    "lenet300100": LeNet300100,
+    "lenet5": LeNet5,
+}
+
+
+def build_network(name: str, **options: Any) -> nn.Module:
+    """A new network with initial weights drawn from torch's global generator.
+
+    Args:
+        name: a key of ``NETWORKS``.
+        options: for its builder; every one knows ``n_classes`` and ``input_shape`` (channels, height, width).
+
+    Raises:
+        ModelError: no network of that name, or it cannot be built with these options.
+    """
+    if name not in NETWORKS:
+        raise ModelError(f"network: expected one of {', '.join(sorted(NETWORKS))}, got {name!r}")
+    try:
+        return NETWORKS[name](**options)
+    except (TypeError, ValueError, RuntimeError, ZeroDivisionError) as error:
+        given = ", ".join(f"{key}={value!r}" for key, value in options.items())
+        raise ModelError(f"network {name}: cannot be built with {given}: {error}") from error
