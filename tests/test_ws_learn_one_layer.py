@@ -1,0 +1,311 @@
+"""One layer: the paper's Figure 2, a plain reading of docs/method.md, edge cases and properties."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from clipq.conventions import Conventions
+from clipq.errors import SettingError, WeightError
+from clipq.order_statistic import adjacent_order_statistics
+from clipq.ws_learn_one_layer import ws_learn_one_layer
+
+FIGURE_2 = np.array([[0.1, -0.1, 0.7, -0.4], [0.7, -0.5, 0.9, -0.1], [-1.0, -0.6, -1.6, 0.8], [-0.5, 1.1, 0.2, 1.2]])
+FIGURE_2_CODES = [[0, 0, 3, 2], [3, 2, 3, 0], [1, 2, 1, 3], [2, 3, 0, 3]]
+FIGURE_2_LEVELS = [-1.3, -0.5, 0.9]
+
+
+def every_convention():
+    names = ("clip_scope", "clip_count", "clip_value", "clip_ties", "partition", "edge", "empty_level")
+    for values in itertools.product(*(Conventions.options(name) for name in names)):
+        choice = dict(zip(names, values, strict=True))
+        if choice["clip_value"] != "quantile" or choice["clip_count"] == "round":
+            yield Conventions(**choice)
+
+
+ALL = list(every_convention())
+
+
+def reproduces_figure_2(c: Conventions) -> bool:
+    """Worked out by hand: with the clips at 0.2 and -0.2 (or first kept weights) the figure's edges move.
+
+    c- = 0.4 puts -1.0 on the edge (1.0) of the per-sign split, which only ``outer`` resolves as the figure does;
+    joined, c+ = 0.7 and c- = 0.4 give edges at -1.033 and -0.467, which split {-0.4, -0.5, ...} -- unless one clip
+    serves both signs (0.4, the fifth magnitude), whose edges at -0.933 and -0.267 do not.
+    """
+    if c.clip_value != "first_kept":
+        return True
+    if c.partition == "per_sign":
+        return c.edge == "outer"
+    return c.clip_scope == "all_weights"
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_figure_2_of_the_paper_by_default(dtype):
+    r = ws_learn_one_layer(FIGURE_2.astype(dtype), 0.25, 2)
+    assert r.codes.tolist() == FIGURE_2_CODES
+    np.testing.assert_array_equal(r.levels, np.float32(FIGURE_2_LEVELS))
+    assert (r.c_neg, r.c_pos) == (dtype(-0.1), dtype(0.2))
+    np.testing.assert_allclose(r.intervals, [[-1.6, -0.85], [-0.85, -0.1], [0.2, 1.2]], atol=1e-7)
+    assert r.quantized.dtype == dtype
+
+
+def test_figure_2_under_every_convention():
+    for c in ALL:
+        r = ws_learn_one_layer(FIGURE_2, 0.25, 2, c)
+        agrees = r.codes.tolist() == FIGURE_2_CODES and np.array_equal(r.levels, np.float32(FIGURE_2_LEVELS))
+        assert agrees == reproduces_figure_2(c), c
+
+
+def by_hand(W, p, b, c):
+    """docs/method.md read plainly, weight by weight, with sorts and loops.  Returns codes, levels."""
+    w = [float(v) for v in W.ravel()]
+    n_levels = 2**b - 1
+    rule = {"ceil": np.ceil, "floor": np.floor, "round": lambda v: np.floor(v + 0.5)}[c.clip_count]
+
+    def clip(indices):
+        m = sorted(abs(w[i]) for i in indices)
+        n = len(m)
+        k = min(n, int(rule(p * n)))
+        m = [0.0, *m, m[-1] if m else 0.0]
+        here, after = m[k], m[k + 1]
+        value = {
+            "last_clipped": here, "first_kept": after, "midpoint": (here + after) / 2,
+            "quantile": here + (p * n + 0.5 - k) * (after - here),
+        }[c.clip_value]  # fmt: skip
+        if k == 0:
+            return value, set()
+        if k == n:
+            return value, set(indices)
+        if here < after or c.clip_ties == "prune":
+            return value, {i for i in indices if abs(w[i]) <= here}
+        smaller = {i for i in indices if abs(w[i]) < here}
+        if c.clip_ties == "keep":
+            return value, smaller
+        tied = [i for i in indices if abs(w[i]) == here]
+        return value, smaller | set(tied[: k - len(smaller)])
+
+    sides = {s: [i for i, v in enumerate(w) if v * s > 0] for s in (-1, 1)}
+    e = {s: max((abs(w[i]) for i in sides[s]), default=0.0) for s in sides}
+    if c.clip_scope == "all_weights":
+        value, pruned = clip(range(len(w)))
+        clips = {s: min(value, e[s]) for s in sides}
+    else:
+        (neg, pruned_neg), (pos, pruned_pos) = clip(sides[-1]), clip(sides[1])
+        clips, pruned = {-1: neg, 1: pos}, pruned_neg | pruned_pos
+    pruned |= {i for i, v in enumerate(w) if v == 0}
+
+    edges = []  # (sign, magnitude), ascending on the axis
+    if c.partition == "per_sign":
+        m_neg, m_pos = 2 ** (b - 1), 2 ** (b - 1) - 1
+        edges += [(-1, clips[-1] + (e[-1] - clips[-1]) * j / m_neg) for j in range(m_neg - 1, 0, -1)]
+        edges += [(0, 0.0)]
+        edges += [(1, clips[1] + (e[1] - clips[1]) * j / m_pos) for j in range(1, m_pos)]
+    else:
+        length_neg = e[-1] - clips[-1]
+        length = length_neg + (e[1] - clips[1])
+        for j in range(1, n_levels):
+            t = length * j / n_levels
+            edges.append((-1, e[-1] - t) if t < length_neg else (1, clips[1] + (t - length_neg)))
+
+    def above(v, edge):
+        sign, magnitude = edge
+        if sign != np.sign(v):
+            return v > 0 if sign <= 0 else False
+        if abs(v) == magnitude:
+            return (v > 0) == (c.edge == "outer")
+        return v > sign * magnitude
+
+    codes = [0 if i in pruned else 1 + sum(above(v, edge) for edge in edges) for i, v in enumerate(w)]
+    members = [[v for v, code in zip(w, codes, strict=True) if code == j] for j in range(1, n_levels + 1)]
+    levels = [np.float32(np.sum(m) / len(m)) if m else None for m in members]
+    return np.array(codes).reshape(W.shape), levels
+
+
+# Few distinct values, so that ties, edges hit exactly and empty intervals are common.
+coarse = st.integers(-6, 6).map(lambda v: v / 4)
+fine = st.floats(-2, 2, width=32)
+layers = hnp.arrays(np.float32, st.integers(0, 40), elements=coarse | fine)
+rates = st.sampled_from([0.0, 0.25, 0.5, 0.9, 1.0]) | st.floats(0, 1)
+
+
+@settings(max_examples=400, deadline=None)
+@given(W=layers, p=rates, b=st.integers(2, 4), c=st.sampled_from(ALL), double=st.booleans())
+def test_agrees_with_the_definition_read_by_hand(W, p, b, c, double):
+    W = W.astype(np.float64) if double else W
+    r = ws_learn_one_layer(W, p, b, c)
+    codes, levels = by_hand(W, p, b, c)
+    np.testing.assert_array_equal(r.codes, codes)
+    for j, level in enumerate(levels):
+        if level is not None:
+            assert abs(r.levels[j] - level) <= np.spacing(abs(level)) + 1e-15, "sums differ in order only"
+
+
+@settings(max_examples=200, deadline=None)
+@given(W=layers, p=rates, b=st.integers(2, 8), c=st.sampled_from(ALL))
+def test_properties_of_every_convention(W, p, b, c):
+    r = ws_learn_one_layer(W, p, b, c)
+    assert len(np.unique(r.quantized)) <= 2**b
+    assert (r.quantized[r.codes == 0] == 0).all()
+    assert (W[r.codes > 0] != 0).all()
+    np.testing.assert_array_equal(r.quantized[r.codes > 0], r.levels[r.codes[r.codes > 0].astype(int) - 1])
+    assert r.counts.sum() == np.count_nonzero(r.codes)
+    if c.empty_level == "centre":
+        assert (np.diff(r.levels) >= -1e-6).all(), "levels ascend (rounding of equal means aside)"
+    assert (np.diff(r.intervals[:, 0]) >= 0).all() and (r.intervals[:, 0] <= r.intervals[:, 1]).all()
+    for code in np.unique(r.codes[r.codes > 0]):
+        members = W[r.codes == code]
+        assert r.levels[code - 1] == pytest.approx(members.mean(dtype=np.float64), rel=1e-6, abs=1e-30)
+        low, high = r.intervals[code - 1]
+        assert (members >= low - 1e-6).all() and (members <= high + 1e-6).all()
+    assert r.c_neg <= 0 <= r.c_pos
+
+
+@settings(max_examples=100, deadline=None)
+@given(W=layers, p=rates, count=st.sampled_from(["ceil", "round", "floor"]))
+def test_first_prunes_exactly_the_count_of_each_sign(W, p, count):
+    r = ws_learn_one_layer(W, p, 3, Conventions(clip_count=count, clip_ties="first"))
+    rule = {"ceil": np.ceil, "floor": np.floor, "round": lambda v: np.floor(v + 0.5)}[count]
+    for side in (W > 0, W < 0):
+        assert np.count_nonzero(r.codes[side] == 0) == min(side.sum(), rule(p * side.sum()))
+
+
+@settings(max_examples=100, deadline=None)
+@given(W=layers, p=rates)
+def test_ties_prune_at_least_and_keep_at_most_the_count(W, p):
+    for side in (W > 0, W < 0):
+        k = np.ceil(p * side.sum())
+        pruned = {
+            ties: np.count_nonzero(ws_learn_one_layer(W, p, 2, Conventions(clip_ties=ties)).codes[side] == 0)
+            for ties in ("prune", "keep")
+        }
+        assert pruned["keep"] <= k <= pruned["prune"]
+
+
+@settings(max_examples=100, deadline=None)
+@given(W=layers, p=rates, b=st.integers(2, 5), seed=st.integers(0, 99))
+def test_a_permutation_of_the_weights_permutes_the_codes(W, p, b, seed):
+    order = np.random.default_rng(seed).permutation(W.size)
+    r, permuted = ws_learn_one_layer(W, p, b), ws_learn_one_layer(W[order], p, b)
+    np.testing.assert_array_equal(permuted.codes, r.codes[order])
+    np.testing.assert_allclose(permuted.levels, r.levels, rtol=1e-6, atol=1e-7)
+
+
+@settings(max_examples=100, deadline=None)
+@given(W=layers, p=rates)
+def test_pruning_is_symmetric_in_sign(W, p):
+    """Clipping treats the signs alike; the partition does not (2^(b-1) against 2^(b-1) - 1 intervals)."""
+    r, mirrored = ws_learn_one_layer(W, p, 3), ws_learn_one_layer(-W, p, 3)
+    np.testing.assert_array_equal(r.codes == 0, mirrored.codes == 0)
+    assert (r.c_neg, r.c_pos) == (-mirrored.c_pos, -mirrored.c_neg)
+
+
+@settings(max_examples=100, deadline=None)
+@given(W=layers, b=st.integers(2, 4), c=st.sampled_from(ALL))
+def test_idempotent_where_nothing_is_clipped_and_levels_are_the_extremes(W, b, c):
+    """With one magnitude a sign, p = 0 leaves the layer as it is, so a second application changes nothing."""
+    once = ws_learn_one_layer(np.sign(W), 0.0, b, c).quantized
+    if c.partition == "per_sign":
+        np.testing.assert_array_equal(once, np.sign(W))
+        np.testing.assert_array_equal(ws_learn_one_layer(once, 0.0, b, c).quantized, once)
+
+
+def test_no_pruning_and_full_pruning():
+    W = np.float32([0.5, -0.25, 0.0, 2.0])
+    r = ws_learn_one_layer(W, 0.0, 2)
+    assert r.codes.tolist() == [3, 1, 0, 3] and (r.c_neg, r.c_pos) == (0, 0)
+    r = ws_learn_one_layer(W, 1.0, 2)
+    assert not r.codes.any() and not r.quantized.any() and (r.c_neg, r.c_pos) == (-0.25, 2.0)
+
+
+def test_one_weight_one_sign_all_zero_all_equal_and_empty():
+    one = ws_learn_one_layer(np.float32([3.0]), 0.0, 3)
+    assert one.codes.tolist() == [7] and one.levels[6] == 3
+    positive = ws_learn_one_layer(np.float32([1, 2, 3, 4]), 0.5, 2)
+    assert positive.codes.tolist() == [0, 0, 3, 3] and positive.levels.tolist() == [0, 0, 3.5]
+    zero = ws_learn_one_layer(np.zeros((2, 3), np.float32), 0.5, 2)
+    assert not zero.codes.any() and not zero.levels.any()
+    equal = ws_learn_one_layer(np.full(8, -2.0, np.float32), 0.5, 2)
+    assert not equal.codes.any(), "ties at the clip are pruned by default"
+    equal = ws_learn_one_layer(np.full(8, -2.0, np.float32), 0.5, 2, Conventions(clip_ties="keep"))
+    assert equal.codes.tolist() == [1] * 8
+    empty = ws_learn_one_layer(np.zeros((0, 4), np.float32), 0.5, 2)
+    assert empty.codes.shape == (0, 4) and empty.levels.tolist() == [0, 0, 0]
+
+
+def test_an_empty_interval_keeps_its_place():
+    W = np.float32([0.1, 0.2, 1.0, 4.0, -1.0])
+    centre = ws_learn_one_layer(W, 0.0, 3)
+    zero = ws_learn_one_layer(W, 0.0, 3, Conventions(empty_level="zero"))
+    assert centre.codes.tolist() == zero.codes.tolist() == [5, 5, 5, 7, 1]
+    assert centre.levels[5] == 2.0 and zero.levels[5] == 0.0, "(4/3 + 8/3) / 2"
+
+
+@pytest.mark.parametrize(
+    ("p", "b"), [(0.5, 1), (0.5, 9), (0.5, 2.5), (0.5, True), (-0.1, 4), (1.1, 4), (float("nan"), 4)]
+)
+def test_settings_out_of_range_are_refused(p, b):
+    with pytest.raises(SettingError, match="expected"):
+        ws_learn_one_layer(FIGURE_2, p, b)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_weights_that_are_not_finite_are_refused_by_name(bad):
+    W = np.ones(600_000, np.float32)
+    W[-1] = bad
+    with pytest.raises(WeightError, match=r"layer conv1: .* 1 of 600000"):
+        ws_learn_one_layer(W, 0.5, 4, name="conv1")
+
+
+def test_integers_are_refused():
+    with pytest.raises(WeightError, match=r"ip1.*floating-point.*int64"):
+        ws_learn_one_layer(torch.ones(3, dtype=torch.int64), 0.5, 4, name="ip1")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_a_tensor_of_any_float_type_keeps_its_type(dtype):
+    W = torch.randn(50, 20, generator=torch.Generator().manual_seed(0)).to(dtype)
+    r = ws_learn_one_layer(W.T, 0.8, 3)
+    assert r.quantized.dtype == dtype and r.quantized.shape == (20, 50) and r.codes.dtype == torch.uint8
+    same = ws_learn_one_layer(W.T.double(), 0.8, 3)
+    assert torch.equal(r.codes, same.codes) and torch.equal(r.levels, same.levels)
+
+
+def test_the_weights_are_left_alone():
+    W = torch.randn(1000)
+    before = W.clone()
+    ws_learn_one_layer(W, 0.5, 4)
+    assert torch.equal(W, before)
+
+
+@pytest.mark.parametrize("n", [10_000, 700_001])
+def test_a_large_layer_agrees_with_the_definition(n):
+    """Larger than the chunks and the sample in which large layers are handled."""
+    W = torch.from_numpy(np.random.default_rng(1).standard_t(3, n).astype(np.float32))
+    W[::7] = W[3]
+    for p in (0.0, 0.37, 0.9, 0.999):
+        r = ws_learn_one_layer(W, p, 4)
+        for sign in (1, -1):
+            magnitude = (sign * W)[sign * W > 0].sort().values
+            k = int(np.ceil(p * magnitude.numel()))
+            clip = float(magnitude[k - 1]) if k else 0.0
+            assert clip == (r.c_pos if sign > 0 else -r.c_neg)
+        assert torch.equal(r.codes > 0, (W > r.c_pos) | (W < r.c_neg))
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 1000), n=st.integers(4097, 60_000), distinct=st.sampled_from([1, 2, 50, 10**9]))
+def test_order_statistics_are_those_of_a_sort(seed, n, distinct):
+    rng = np.random.default_rng(seed)
+    x = rng.integers(0, distinct, n).astype(np.float32) if distinct < 10**9 else rng.normal(size=n).astype(np.float32)
+    if seed % 3 == 0:
+        x.sort()  # a sample taken at regular places is then far from random
+    if seed % 5 == 0:
+        x[:: max(1, n // 4000)] = x[0]  # the sample says that all values are equal
+    rank = int(rng.integers(1, n))
+    expected = np.sort(x)[rank - 1 : rank + 1]
+    assert adjacent_order_statistics(torch.from_numpy(x), rank) == tuple(expected.tolist())
