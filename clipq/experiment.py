@@ -136,7 +136,9 @@ def load_experiment(name_or_path: str | Path, overrides: Mapping[str, str] | Non
     """
     path = Path(name_or_path)
     path = path if path.suffix == ".toml" else _packaged_file(str(name_or_path))
-    table = {"experiment": {"name": path.stem}} | _read(path)
+    table = _read(path)
+    toml_config.from_table(Experiment, table, str(path))  # the file by itself, before anything overrides it
+    table["experiment"] = {"name": path.stem} | table.get("experiment", {})
     for key, text in (overrides or {}).items():
         toml_config.override(Experiment, table, key, text)
     return toml_config.from_table(Experiment, table, str(path))

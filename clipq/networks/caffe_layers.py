@@ -11,9 +11,13 @@ from typing import Literal
 import torch
 from torch import nn
 
+from clipq.errors import ModelError
+
 
 def pooled_size(size: int, kernel: int, stride: int, pad: int = 0) -> int:
     """Rows (or columns) that Caffe's pooling gives: rounded up; with padding, no window starts beyond the image."""
+    if size < 1:
+        raise ModelError("expected larger images: nothing is left of them before a pooling")
     pooled = math.ceil((size + 2 * pad - kernel) / stride) + 1
     return pooled - 1 if pad > 0 and (pooled - 1) * stride >= size + pad else pooled
 

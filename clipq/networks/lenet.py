@@ -40,7 +40,7 @@ class LeNet5(nn.Module):
 
     Args:
         n_classes: outputs of ip2.
-        input_shape: (channels, height, width) of an image, at least 14 pixels high and wide.
+        input_shape: (channels, height, width) of an image, at least 13 pixels high and wide.
     """
 
     def __init__(self, n_classes: int = 10, input_shape: tuple[int, int, int] = (1, 28, 28)) -> None:
