@@ -1,0 +1,67 @@
+"""In-parallel pruning-quantization and fine-tuning.
+
+Mirrors ``ws_train.m`` of the original release (reconstructed: paper, section 3.1 and Figure 1): for each minibatch,
+pruning-quantization of the full-precision weights, forward and backward pass with the quantized ones, update of the
+full-precision ones.  In the end only the quantized weights remain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from clipq.bits import layer_bits
+from clipq.conventions import Conventions
+from clipq.layers import CompressibleLayer
+from clipq.quantized_net import LayerSetting, QuantizedNet
+from clipq.train_config import TrainConfig
+from clipq.training import Epochs, History, Measure, fit
+from clipq.weight_sharing import WeightSharing, keep_quantized, quantized_net, share_weights
+
+
+def ws_train(
+    model: nn.Module,
+    layers: Sequence[CompressibleLayer],
+    settings: Mapping[str, LayerSetting],
+    epochs: Epochs,
+    config: TrainConfig,
+    *,
+    conventions: Conventions = Conventions(),  # noqa: B008 (frozen)
+    validate: Callable[[nn.Module], float] | None = None,
+    **options: Any,
+) -> tuple[QuantizedNet, History]:
+    """Fine-tunes ``model`` in place with its ``layers`` pruned and quantized anew at every minibatch.
+
+    layers: from ``compressible_layers``.  settings: layer name -> (p, b).
+    epochs, config, validate and options: as ``clipq.training.fit`` takes them.
+
+    Returns:
+        The compressed network, whose weights ``model`` then holds, and the training's history.
+    Raises:
+        WeightError: weights that became NaN or Inf; names the layer.
+        TrainingError: a loss that is not finite.
+    """
+    sharing = share_weights(layers, settings, conventions)
+    options.setdefault("measure", _measure(sharing, conventions))
+    history = fit(model, epochs, config, validate=validate, **options)
+    net = quantized_net(model, layers, settings, conventions)
+    keep_quantized(layers, net)
+    return net, history
+
+
+def _measure(sharing: Mapping[str, WeightSharing], conventions: Conventions) -> Measure:
+    """Share of pruned weights; at the end of an epoch also the bits per weight that the file would take."""
+
+    def measure(epoch_ends: bool) -> dict[str, float]:
+        n = sum(s.codes.numel() for s in sharing.values())
+        kept = sum(int(torch.count_nonzero(s.codes)) for s in sharing.values())
+        figures = {"sparsity": 1 - kept / max(n, 1)}
+        if epoch_ends:
+            bits = sum(layer_bits(s.codes, s.setting.b, conventions) for s in sharing.values())
+            figures["bits_per_weight"] = bits / max(n, 1)
+        return figures
+
+    return measure
