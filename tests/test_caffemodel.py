@@ -102,7 +102,7 @@ def test_scalar_and_empty_blobs(tmp_path: Path):
         (NET + b"\xff" * 11, "at most 10 bytes"),
         (NET + b"\x0b", r"byte \d+: field 1: expected wire type 0, 1, 2 or 5, got 3"),
         (NET + b"\x02\x00", "field number from 1, got 0"),
-        (pb.layer("a", "A", pb.shape([7]) + pb.floats(WEIGHT)), r"byte \d+: layer a: blob 0: expected \[7\] val.*got 6"),
+        (pb.layer("a", "A", pb.shape([7]) + pb.floats(WEIGHT)), r"byte \d+: layer a: blob 0: expected \[7\].*got 6"),
         (pb.layer("a", "A", pb.shape([-6]) + pb.floats(WEIGHT)), r"\[-6\] values"),
         (pb.layer("a", "A", pb.shape([-2, -3]) + pb.floats(WEIGHT)), r"\[-2, -3\] values"),
         (pb.layer("a", "A", pb.shape([2**40, 2**40])), "values, got 0"),
