@@ -162,8 +162,14 @@ def _clip_side(
 
 def _count(product: float, n: int, conventions: Conventions) -> int:
     """k of A02, from the float64 product p*n."""
-    rule = {"ceil": ceil, "floor": floor, "round": lambda v: floor(v + 0.5)}[conventions.clip_count]
+    rule = {"ceil": ceil, "floor": floor, "round": _round_half_away}[conventions.clip_count]
     return min(rule(product), n)
+
+
+def _round_half_away(value: float) -> int:
+    """MATLAB's round of a number >= 0; floor(value + 0.5) would take 0.49999999999999994 to 1."""
+    whole = floor(value)
+    return whole + (value - whole >= 0.5)
 
 
 def _magnitudes_at(x: torch.Tensor, sign: int, n: int, k: int, e: float, need_next: bool) -> tuple[float, float]:
@@ -227,7 +233,7 @@ def _partition_joined(neg: Side, pos: Side, n: int) -> tuple[np.ndarray, np.ndar
 
     ends = length * np.arange(n + 1, dtype=np.float64) / n
     signed = on_axis(ends)
-    signed[0], signed[-1] = -neg.e, pos.e
+    signed[-1] = pos.e
     return signed[1:-1], np.stack([signed[:-1], signed[1:]], axis=1), on_axis((ends[:-1] + ends[1:]) / 2)
 
 
