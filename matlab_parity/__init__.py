@@ -1,0 +1,1 @@
+"""How the Python port is held against MATLAB: reference code, fixtures, comparison, assumptions, deviations."""

@@ -1,0 +1,36 @@
+function collect_codec(in_folder, out_folder)
+%COLLECT_CODEC  Encode the stored codes, decode what Python encoded; write inputs and outputs together.
+
+  engine = ws_engine();
+  stored = load(fullfile(in_folder, 'encode_sparse_quantized_net_v2.mat'));
+  cases = stored.cases;
+  for i = 1:numel(cases)
+    [net, info] = encode_sparse_quantized_net_v2(cases(i), cases(i).conv);
+    cases(i).index_bits = net.layers.index_bits;
+    cases(i).gaps = net.layers.gaps;
+    cases(i).entry_codes = net.layers.codes;
+    cases(i).codebook = net.layers.levels;
+    names = fieldnames(info);
+    for j = 1:numel(names)
+      cases(i).(names{j}) = info.(names{j});
+    end
+  end
+  save(fullfile(out_folder, 'encode_sparse_quantized_net_v2.mat'), 'cases', 'engine', '-v7');
+
+  readings = {'best', 'deep_compression'};
+  index_bits = arrayfun(@(c) c.conv.index_bits, stored.cases, 'UniformOutput', false);
+  for i = 1:numel(readings)
+    conv = ws_conventions('index_bits', readings{i});
+    net = encode_sparse_quantized_net_v2(stored.cases(strcmp(index_bits, readings{i})), conv);
+    save(fullfile(out_folder, ['encoded_net_', readings{i}, '.mat']), 'net', 'engine', '-v7');
+
+    python = load(fullfile(in_folder, ['encoded_net_', readings{i}, '.mat']));
+    cases = decode_sparse_quantized_net_v2(python.net);
+    save(fullfile(out_folder, ['decoded_net_', readings{i}, '.mat']), 'cases', 'engine', '-v7');
+  end
+
+  stored = load(fullfile(in_folder, 'encoded_sections.mat'));
+  net = struct('layers', stored.cases);
+  cases = decode_sparse_quantized_net_v2(net);
+  save(fullfile(out_folder, 'decoded_sections.mat'), 'cases', 'engine', '-v7');
+end

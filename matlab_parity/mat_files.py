@@ -1,0 +1,170 @@
+"""Read and write the ``.mat`` files (level 5, v7) that carry inputs and outputs between MATLAB and Python.
+
+A file holds one struct array, one element a case.  A weight blob has reversed axes on the MATLAB side (matcaffe's
+width x height x channels x num), so that ``W(:)`` has the linear order of Python's C-contiguous array; trailing axes
+of length 1 do not survive in MATLAB, therefore a case that holds blobs also holds ``shape``, Python's shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.io
+from scipy.io.matlab import MatReadError, mat_struct
+
+from clipq.errors import ClipqError
+
+#: A case: variable name -> NumPy array, str, or (for a struct) a nested case.
+Case = dict[str, Any]
+
+
+class FixtureError(ClipqError):
+    """A ``.mat`` file that is missing, damaged, or not of the expected content; names the file and the variable."""
+
+
+@dataclass(frozen=True)
+class Var:
+    """What a variable must be: its MATLAB ``classes``, and ``size``, or None for any; -1 in it is any length."""
+
+    classes: tuple[str, ...]
+    size: tuple[int, ...] | None = None
+    optional: bool = False
+
+
+FLOAT = ("double", "single")
+NUMBER = Var(("double", "single", "uint8", "int32"), (1, 1))
+TEXT = Var(("char",))
+STRUCT = Var(("struct",), (1, 1))
+ROW = Var(("double",), (1, -1))
+_CLASS_OF = {"float64": "double", "float32": "single", "bool": "logical"}
+
+
+def load_mat(path: Path) -> Case:
+    """Every variable of the file, structs as nested dicts, struct arrays as lists of them.
+
+    Raises:
+        FixtureError: no such file, or not a ``.mat`` file of level 5 that can be read.
+    """
+    if not path.is_file():
+        raise FixtureError(f"{path}: expected a .mat file, there is none")
+    try:
+        raw = scipy.io.loadmat(path, struct_as_record=False, squeeze_me=False, mat_dtype=True)
+    except NotImplementedError as error:
+        raise FixtureError(f"{path}: expected a .mat file saved with -v7, got a newer version (-v7.3)") from error
+    except (ValueError, TypeError, OSError, MatReadError, EOFError, KeyError, IndexError, MemoryError) as error:
+        raise FixtureError(f"{path}: expected a .mat file, it cannot be read: {error}") from error
+    except Exception as error:  # zlib.error and SciPy's bare exceptions on damaged bytes
+        raise FixtureError(f"{path}: expected a .mat file, it is damaged: {error}") from error
+    return {name: _plain(value) for name, value in raw.items() if not name.startswith("__")}
+
+
+def load_cases(path: Path, schema: Mapping[str, Var], variable: str = "cases") -> list[Case]:
+    """The struct array ``variable`` of the file, every element checked against ``schema``.
+
+    Raises:
+        FixtureError: the file cannot be read, the variable or a field is missing, or has a wrong class or size.
+    """
+    content = load_mat(path)
+    if variable not in content:
+        raise FixtureError(f"{path}: variable {variable}: missing; the file has {', '.join(content) or 'none'}")
+    value = content[variable]
+    cases = value if isinstance(value, list) else [value]
+    if not cases or not all(isinstance(case, dict) for case in cases):
+        raise FixtureError(f"{path}: variable {variable}: expected a struct array, got {matlab_class(value)}")
+    for number, case in enumerate(cases, start=1):
+        check_case(case, schema, f"{path}: variable {variable}({number})")
+    return cases
+
+
+def check_case(case: Case, schema: Mapping[str, Var], where: str) -> None:
+    """Raise FixtureError, beginning with ``where``, unless the case has every variable of the schema as it says."""
+    for name, var in schema.items():
+        if name not in case:
+            if var.optional:
+                continue
+            raise FixtureError(f"{where}.{name}: missing")
+        got = matlab_class(case[name])
+        if got not in var.classes:
+            raise FixtureError(f"{where}.{name}: expected {' or '.join(var.classes)}, got {got}")
+        size = matlab_size(case[name])
+        if var.size is not None and not _fits(size, var.size):
+            expected = " x ".join("any" if n < 0 else str(n) for n in var.size)
+            raise FixtureError(f"{where}.{name}: expected size {expected}, got {' x '.join(map(str, size))}")
+
+
+def save_cases(path: Path, cases: Sequence[Case], variable: str = "cases", **further: Any) -> None:
+    """Write ``cases`` (all with the same fields) as the struct array ``variable``, compressed."""
+    names = list(cases[0])
+    array = np.empty((1, len(cases)), dtype=[(name, object) for name in names])
+    for column, case in enumerate(cases):
+        for name in names:
+            array[name][0, column] = _matlab_value(case[name])
+    scipy.io.savemat(path, {variable: array, **further}, do_compression=True, oned_as="row", long_field_names=True)
+
+
+def to_matlab(array: np.ndarray) -> np.ndarray:
+    """Python's C-ordered array as MATLAB holds it: axes reversed; a vector as a column."""
+    return array.reshape(-1, 1) if array.ndim < 2 else np.ascontiguousarray(array.T)
+
+
+def from_matlab(array: np.ndarray, shape: Iterable[float], where: str) -> np.ndarray:
+    """The inverse of ``to_matlab``: C-contiguous, of Python's ``shape``.
+
+    Raises:
+        FixtureError: the array does not have as many elements as the shape asks for.
+    """
+    dims = tuple(int(n) for n in np.ravel(np.asarray(shape)))
+    if array.size != int(np.prod(dims, dtype=np.int64)):
+        raise FixtureError(f"{where}: expected {' x '.join(map(str, dims))} elements, got size {array.shape}")
+    return array.ravel(order="F").reshape(dims)
+
+
+def scalar(value: np.ndarray) -> float:
+    """The number in a MATLAB scalar."""
+    return float(np.asarray(value).reshape(()))
+
+
+def matlab_class(value: Any) -> str:
+    """MATLAB's ``class(value)``."""
+    if isinstance(value, str):
+        return "char"
+    if isinstance(value, dict) or (isinstance(value, list) and value and isinstance(value[0], dict)):
+        return "struct"
+    if isinstance(value, list):
+        return "cell"
+    return _CLASS_OF.get(str(value.dtype), str(value.dtype))
+
+
+def matlab_size(value: Any) -> tuple[int, ...]:
+    """MATLAB's ``size(value)``."""
+    if isinstance(value, np.ndarray):
+        return value.shape
+    return (1, len(value)) if isinstance(value, (str, list)) else (1, 1)
+
+
+def _fits(size: tuple[int, ...], expected: tuple[int, ...]) -> bool:
+    return len(size) == len(expected) and all(e in (-1, n) for n, e in zip(size, expected, strict=True))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, mat_struct):
+        return {name: _plain(getattr(value, name)) for name in value._fieldnames}
+    if isinstance(value, np.ndarray) and value.dtype == object:
+        items = [_plain(item) for item in value.ravel(order="F")]
+        one_struct = len(items) == 1 and isinstance(items[0], dict)
+        return items[0] if one_struct else items
+    if isinstance(value, np.ndarray) and value.dtype.kind in "US":
+        return "".join(value.ravel().tolist())
+    return value
+
+
+def _matlab_value(value: Any) -> Any:
+    if isinstance(value, (bool, int, float)):
+        return np.array([[float(value)]])
+    if isinstance(value, dict):
+        return {name: _matlab_value(item) for name, item in value.items()}
+    return value
