@@ -1,0 +1,88 @@
+"""The one accounting of bits: the search's s_i(theta), the report and the file count with these functions.
+
+What counts as a layer's bits is its section of the ``.clipq`` file (docs/format.md), its CRC included: indices and
+codes with their fillers, the codebook unless A09 says otherwise, and a few bytes of header.  The layer's name and
+shape in the directory, which no setting (p, b) changes, are not among them.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import numpy as np
+import torch
+
+from clipq.bit_stream import packed_size
+from clipq.conventions import Conventions
+from clipq.errors import SettingError
+from clipq.quantized_net import LayerSetting
+from clipq.relative_index import entry_counts, zero_runs
+
+#: A section holds at most this many elements for each of its bytes, so that a small file cannot ask for much memory.
+MAX_ELEMENTS_PER_BYTE = 4096
+CRC_SIZE = 4
+
+Coder = Literal["fixed", "entropy", "best"]
+
+
+def varint_size(value: int) -> int:
+    """Bytes of ``value`` as a varint."""
+    return max(1, (value.bit_length() + 6) // 7)
+
+
+def fixed_parts(n: int, b: int, n_entries: int, index_bits: int) -> dict[str, int]:
+    """Bytes of each part of a ``fixed`` section, CRC included: n weights stored as ``n_entries`` entries."""
+    parts = {
+        "header": 1 + varint_size(n_entries),
+        "codebook": 4 * (2**b - 1),
+        "index": packed_size(n_entries, index_bits),
+        "codes": packed_size(n_entries, b),
+    }
+    parts["padding"] = max(0, -(-n // MAX_ELEMENTS_PER_BYTE) - sum(parts.values()))
+    parts["checksum"] = CRC_SIZE
+    return parts
+
+
+def choose_index_bits(codes: np.ndarray, b: int, conventions: Conventions) -> tuple[int, dict[str, int]]:
+    """The width of a layer's relative index (A08) and, with it, the bytes of each part of its ``fixed`` section.
+
+    codes: uint8 of the weight's shape; more than two dimensions make a convolution.
+    """
+    counts = entry_counts(zero_runs(codes))
+    if conventions.index_bits == "deep_compression":
+        widths = [8 if codes.ndim > 2 else 5]
+    else:
+        widths = list(range(len(counts)))
+    parts = [fixed_parts(codes.size, b, counts[min(w, len(counts) - 1)], w) for w in widths]
+    sizes = [sum(p.values()) for p in parts]
+    best = sizes.index(min(sizes))
+    return widths[best], parts[best]
+
+
+def layer_bits(
+    codes: np.ndarray | torch.Tensor, b: int, conventions: Conventions | None = None, coder: Coder = "fixed"
+) -> int:
+    """s_i(theta): the bits that a layer with these codes takes in the file.
+
+    codes: uint8, of the weight's shape (A08 tells convolutions from it); 0 is a pruned weight.
+    b: bits of a code, 2..8.  A09 decides whether the codebook counts.
+
+    Raises:
+        SettingError: codes of another type, b out of its range, or an unknown coder.
+    """
+    conventions = conventions or Conventions()
+    LayerSetting(0.0, b)
+    if isinstance(codes, torch.Tensor):
+        codes = codes.detach().cpu().numpy()
+    if codes.dtype != np.uint8:
+        raise SettingError(f"codes of a layer: expected uint8, got {codes.dtype}")
+    if coder != "fixed":
+        raise SettingError(f"coder: expected 'fixed', got {coder!r}")
+    _, parts = choose_index_bits(codes, b, conventions)
+    return 8 * (sum(parts.values()) - (0 if conventions.count_codebook == "yes" else parts["codebook"]))
+
+
+def dense_bits(shape: tuple[int, ...]) -> int:
+    """m_i: the bits of a layer's weights uncompressed, at 32 bits a weight as the paper counts."""
+    return 32 * math.prod(shape)
