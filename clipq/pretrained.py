@@ -25,6 +25,7 @@ def load_weights(model: nn.Module, path: str | Path, ignore: Sequence[str] = ())
         model: its state dict's names are those of the file; Caffe's ``<layer>`` blobs are ``<layer>.weight`` and
             ``<layer>.bias``, or ``.running_mean`` and ``.running_var`` for BatchNorm.
         path: ``.caffemodel``, ``.pt`` or ``.pth`` (a state dict, also inside a checkpoint), or ``.safetensors``.
+            torchvision's names are known for the networks that have an attribute ``torchvision_names``.
         ignore: name patterns (``*``, ``?``, ``[..]``) of entries of the file that the model need not have.  A network's
             attribute ``ignored_weights`` adds to them.
 
@@ -32,9 +33,10 @@ def load_weights(model: nn.Module, path: str | Path, ignore: Sequence[str] = ())
         DataError: the file is missing or damaged, or does not fit; then every missing, unexpected and misshapen entry
             is named, and the model is left as it was.
     """
-    state = read_weights(path)
-    patterns = [*ignore, *getattr(model, "ignored_weights", ())]
     target = model.state_dict()
+    renamed = getattr(model, "torchvision_names", {})
+    state = {renamed.get(name, name): tensor for name, tensor in read_weights(path).items()}
+    patterns = [*ignore, *getattr(model, "ignored_weights", ()), "*.num_batches_tracked"]
     state = {n: t for n, t in state.items() if n in target or not any(fnmatchcase(n, p) for p in patterns)}
     if Path(path).suffix == ".caffemodel":
         state = {n: _legacy_shape(t, target[n].shape) if n in target else t for n, t in state.items()}

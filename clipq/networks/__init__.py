@@ -9,14 +9,35 @@ from typing import Any
 from torch import nn
 
 from clipq.errors import ModelError
+from clipq.networks.alexnet import AlexNet, AlexNetTorchvision, CaffeNet
 from clipq.networks.digits_net import DigitsNet
+from clipq.networks.googlenet import GoogLeNet, googlenet_auxiliary
 from clipq.networks.lenet import LeNet5, LeNet300100
+from clipq.networks.mobilenet import MobileNet
+from clipq.networks.nin import NIN
+from clipq.networks.resnet50 import ResNet50, resnet50_torchvision
+from clipq.networks.resnet_cifar import resnet20, resnet56
+from clipq.networks.shufflenet import ShuffleNet
+from clipq.networks.vgg16 import VGG16
 
 #: name -> what builds it.
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "digits_net": DigitsNet,
     "lenet300100": LeNet300100,
     "lenet5": LeNet5,
+    "nin": NIN,
+    "resnet20": resnet20,
+    "resnet56": resnet56,
+    "alexnet": AlexNet,
+    "alexnet_torchvision": AlexNetTorchvision,
+    "caffenet": CaffeNet,
+    "googlenet": GoogLeNet,
+    "googlenet_auxiliary": googlenet_auxiliary,
+    "resnet50": ResNet50,
+    "resnet50_torchvision": resnet50_torchvision,
+    "vgg16": VGG16,
+    "mobilenet": MobileNet,
+    "shufflenet": ShuffleNet,
 }
 
 
