@@ -235,7 +235,7 @@ def test_a_caffemodel_with_batch_norm_and_scale(tmp_path: Path):
 
 #: torchvision's own names and shapes of a few entries, in its published state dicts.
 TORCHVISION = {
-    "vgg16": {"features.0.weight": "conv1_1.weight", "features.14.bias": "conv3_3.bias", "classifier.6.bias": "fc8.bias"},
+    "vgg16": {"features.0.weight": "conv1_1.weight", "classifier.6.bias": "fc8.bias"},
     "alexnet_torchvision": {"features.10.weight": "conv5.weight", "classifier.4.bias": "fc7.bias"},
     "resnet50_torchvision": {
         "conv1.weight": "conv1.weight", "bn1.weight": "scale_conv1.weight", "bn1.running_var": "bn_conv1.running_var",
