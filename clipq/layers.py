@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -54,9 +54,7 @@ def compressible_layers(
         ModelError: a pattern that matches nothing, no layer at all, or a layer that cannot be compressed.
     """
     include, exclude = tuple(include), tuple(exclude)
-    candidates: dict[str, nn.Module] = {
-        f"{name}.weight".lstrip("."): m for name, m in model.named_modules() if isinstance(m, tuple(types))
-    }
+    candidates = dict(_modules(model, tuple(types)))
     known = [n for name in candidates for n in (name, name.removesuffix(".weight"))]
     for pattern in (*include, *exclude):
         if not any(fnmatchcase(n, pattern) for n in known) and pattern != "*":
@@ -75,6 +73,13 @@ def compressible_layers(
             f"include = {list(include)}, exclude = {list(exclude)}"
         )
     return list(chosen.values())
+
+
+def _modules(model: nn.Module, types: tuple[type[nn.Module], ...]) -> Iterator[tuple[str, nn.Module]]:
+    """Weight name -> module, for the modules of the given types."""
+    for name, module in model.named_modules():
+        if isinstance(module, types):
+            yield f"{name}.weight".lstrip("."), module
 
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:

@@ -253,7 +253,7 @@ def _train_step(
     optimizer.zero_grad(set_to_none=True)
     with caster.autocast():
         loss, n_wrong, n = objective(model, to_device(batch, caster.device))
-    value = float(loss)
+    value = float(loss.detach())
     if not math.isfinite(value):
         raise TrainingError(f"epoch {epoch}, step {step}: the loss is {value}; expected a finite number")
     caster.scaler.scale(loss).backward()

@@ -87,27 +87,23 @@ def quantized_net(
     conventions: Conventions = Conventions(),  # noqa: B008 (frozen)
 ) -> QuantizedNet:
     """The compressed network that ``model`` stands for, on the CPU; the model, shared or not, is left as it is."""
-    by_id = {id(layer.weight): layer for layer in layers}
-    names: dict[int, str] = {}
-    quantized, tensors, aliases = [], {}, {}
+    names = {id(layer.weight): layer.name for layer in layers}
+    learned = {layer.name: _quantized_layer(layer, settings[layer.name], conventions) for layer in layers}
+    tensors, aliases = {}, {}
     for key, value in model.state_dict(keep_vars=True).items():
         name = _plain_name(key)
-        if id(value) in names:
-            aliases[name] = names[id(value)]
-            continue
-        names[id(value)] = name
-        if id(value) in by_id:
-            layer = by_id[id(value)]
-            theta = settings[layer.name]
-            learned = ws_learn_one_layer(value, theta.p, theta.b, conventions, layer.name)
-            quantized.append(
-                QuantizedLayer(
-                    name, theta.b, learned.codes.cpu().numpy(), learned.levels.cpu().numpy(), _DTYPE_NAMES[value.dtype]
-                )
-            )
-        else:
+        stored = names.setdefault(id(value), name)
+        if stored != name:
+            aliases[name] = stored
+        elif name not in learned:
             tensors[name] = value.detach().to("cpu", copy=True)
-    return QuantizedNet(tuple(quantized), tensors, aliases)
+    return QuantizedNet(tuple(learned.values()), tensors, aliases)
+
+
+def _quantized_layer(layer: CompressibleLayer, theta: LayerSetting, conventions: Conventions) -> QuantizedLayer:
+    learned = ws_learn_one_layer(layer.weight, theta.p, theta.b, conventions, layer.name)
+    dtype = _DTYPE_NAMES[layer.weight.dtype]
+    return QuantizedLayer(layer.name, theta.b, learned.codes.cpu().numpy(), learned.levels.cpu().numpy(), dtype)
 
 
 def _plain_name(key: str) -> str:

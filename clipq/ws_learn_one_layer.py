@@ -7,6 +7,7 @@ the MATLAB parity tests call the same function.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil, floor, inf
 from typing import Any, Generic, NamedTuple, TypeVar, overload
@@ -162,8 +163,8 @@ def _clip_side(
 
 def _count(product: float, n: int, conventions: Conventions) -> int:
     """k of A02, from the float64 product p*n."""
-    rule = {"ceil": ceil, "floor": floor, "round": _round_half_away}[conventions.clip_count]
-    return min(rule(product), n)
+    rules: dict[str, Callable[[float], int]] = {"ceil": ceil, "floor": floor, "round": _round_half_away}
+    return min(rules[conventions.clip_count](product), n)
 
 
 def _round_half_away(value: float) -> int:

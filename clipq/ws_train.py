@@ -8,6 +8,7 @@ full-precision ones.  In the end only the quantized weights remain.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,6 +23,17 @@ from clipq.training import Epochs, History, Measure, fit
 from clipq.weight_sharing import WeightSharing, keep_quantized, quantized_net, share_weights
 
 
+@dataclass(frozen=True, eq=False)
+class WsTrainResult:
+    """net: the compressed network.  history: of the training.
+    full_precision: layer name -> the full-precision weights that the quantized ones were last learned from.
+    """
+
+    net: QuantizedNet
+    history: History
+    full_precision: Mapping[str, torch.Tensor]
+
+
 def ws_train(
     model: nn.Module,
     layers: Sequence[CompressibleLayer],
@@ -32,14 +44,14 @@ def ws_train(
     conventions: Conventions = Conventions(),  # noqa: B008 (frozen)
     validate: Callable[[nn.Module], float] | None = None,
     **options: Any,
-) -> tuple[QuantizedNet, History]:
+) -> WsTrainResult:
     """Fine-tunes ``model`` in place with its ``layers`` pruned and quantized anew at every minibatch.
 
     layers: from ``compressible_layers``.  settings: layer name -> (p, b).
     epochs, config, validate and options: as ``clipq.training.fit`` takes them.
 
     Returns:
-        The compressed network, whose weights ``model`` then holds, and the training's history.
+        The compressed network, whose weights ``model`` then holds, with the training's history.
     Raises:
         WeightError: weights that became NaN or Inf; names the layer.
         TrainingError: a loss that is not finite.
@@ -48,8 +60,9 @@ def ws_train(
     options.setdefault("measure", _measure(sharing, conventions))
     history = fit(model, epochs, config, validate=validate, **options)
     net = quantized_net(model, layers, settings, conventions)
+    full_precision = {layer.name: layer.weight.detach().clone() for layer in layers}
     keep_quantized(layers, net)
-    return net, history
+    return WsTrainResult(net, history, full_precision)
 
 
 def _measure(sharing: Mapping[str, WeightSharing], conventions: Conventions) -> Measure:
