@@ -7,9 +7,10 @@ the inputs, and nothing depends on a random generator's stream.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -34,13 +35,13 @@ class LayerInput:
     conventions: Conventions = Conventions()  # noqa: RUF009 (frozen)
 
 
-def layer_conventions() -> list[Conventions]:
-    """All 480 settings of the fields that decide about one layer; those of the other stages have their default."""
-    combinations = itertools.product(*(Conventions.options(name) for name in LAYER_FIELDS))
+def settings_of(names: Sequence[str]) -> list[Conventions]:
+    """All allowed settings of the named fields, the others at their default: 480 of the layer's."""
     every = []
-    for values in combinations:
+    for values in itertools.product(*(Conventions.options(name) for name in names)):
+        chosen: dict[str, Any] = dict(zip(names, values, strict=True))
         try:
-            every.append(Conventions(**dict(zip(LAYER_FIELDS, values, strict=True))))
+            every.append(Conventions(**chosen))
         except SettingError:  # quantile needs round
             continue
     return every
@@ -51,8 +52,10 @@ def one_at_a_time() -> Iterator[tuple[str, Conventions]]:
     for name in LAYER_FIELDS:
         for option in Conventions.options(name):
             if option != getattr(Conventions(), name):
-                needed = {"clip_count": "round"} if option == "quantile" else {}
-                yield f"{name}={option}", Conventions(**{**needed, name: option})
+                changed: dict[str, Any] = {name: option}
+                if option == "quantile":
+                    changed["clip_count"] = "round"
+                yield f"{name}={option}", Conventions(**changed)
 
 
 def layer_inputs(lenet5: Path) -> list[LayerInput]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -50,7 +51,8 @@ def conventions_of(struct: Case, where: str) -> Conventions:
         SettingError: an unknown option.
     """
     check_case(struct, CONVENTIONS_SCHEMA, where)
-    return Conventions(**{name: struct[name] for name in CONVENTIONS_SCHEMA})
+    options: dict[str, Any] = {name: struct[name] for name in CONVENTIONS_SCHEMA}
+    return Conventions(**options)
 
 
 def checks(folder: Path) -> Iterator[Check]:
@@ -76,8 +78,8 @@ def compare_case(case: Case, where: str) -> list[Check]:
     pairs = {
         "codes": (result.codes, from_matlab(case["codes"], case["shape"], f"{where}.codes")),
         "counts": (result.counts, case["counts"].ravel()),
-        "c_neg": (result.c_neg, case["c_neg"].reshape(())),
-        "c_pos": (result.c_pos, case["c_pos"].reshape(())),
+        "c_neg": (np.array(result.c_neg), case["c_neg"].reshape(())),
+        "c_pos": (np.array(result.c_pos), case["c_pos"].reshape(())),
         "intervals": (result.intervals, case["intervals"]),
         "edges_neg": (edges_neg, case["edges_neg"].ravel()),
         "edges_pos": (edges_pos, case["edges_pos"].ravel()),

@@ -16,7 +16,7 @@ from clipq.conventions import Conventions
 from clipq.encode_sparse_quantized_net_v2 import encode_sparse_quantized_net_v2
 from clipq.matlab_net import write_mat
 from matlab_parity.codec_inputs import codec_net
-from matlab_parity.layer_inputs import LayerInput, conventions_struct, layer_conventions, layer_inputs
+from matlab_parity.layer_inputs import LAYER_FIELDS, LayerInput, conventions_struct, layer_inputs, settings_of
 from matlab_parity.mat_files import Case, save_cases, to_matlab
 from matlab_parity.paths import INPUTS
 from matlab_parity.probes import search
@@ -38,7 +38,7 @@ def write_layer_inputs(folder: Path, lenet5: Path) -> None:
 
 def write_probe_inputs(folder: Path) -> None:
     """Probes that tell all settings apart as far as quantized weights can, and the list of the settings."""
-    every = layer_conventions()
+    every = settings_of(LAYER_FIELDS)
     found, _ = search(every, ("quantized",), np.random.default_rng(PROBE_SEED))
     rows = np.empty((1, len(every)), dtype=[(name, object) for name in conventions_struct(Conventions())])
     for column, conventions in enumerate(every):

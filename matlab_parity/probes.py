@@ -71,7 +71,8 @@ def search(
     setting, or when ``patience`` rounds in a row have divided nothing.
     """
     groups: list[list[Conventions]] = [list(conventions)]
-    stream, found, idle = candidates(rng), [], 0
+    found: list[LayerInput] = []
+    stream, idle = candidates(rng), 0
     while idle < patience and any(len(group) > 1 for group in groups):
         open_groups = [group for group in groups if len(group) > 1]
         trials = [(probe, split(open_groups, probe, outputs)) for probe in islice(stream, tries)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from sklearn.datasets import load_digits
@@ -30,7 +31,7 @@ def train_cases() -> list[Case]:
     ]
 
 
-def _settings() -> Iterator[tuple[str, Conventions, dict[str, float]]]:
+def _settings() -> Iterator[tuple[str, Conventions, dict[str, Any]]]:
     yield "defaults", Conventions(), {}
     yield "defaults, weight decay", Conventions(), {"weight_decay": 5e-3, "momentum": 0.5}
     yield "defaults, b=2, no momentum", Conventions(), {"p": 0.6, "b": 2, "momentum": 0.0, "lr": 0.3}

@@ -20,6 +20,7 @@ from clipq.layers import compressible_layers
 from clipq.quantized_net import LayerSetting, QuantizedNet
 from clipq.train_config import TrainConfig
 from clipq.training import StepLoss
+from clipq.weight_sharing import WeightSharing
 from clipq.ws_train import ws_train
 from matlab_parity.layer_parity import conventions_of
 from matlab_parity.mat_files import NUMBER, STRUCT, TEXT, Case, Var, check_case, load_cases, scalar
@@ -115,11 +116,11 @@ def train(case: Case, where: str) -> tuple[Trace, QuantizedNet]:
         return 0.0
 
     conventions = conventions_of(opt["conv"], f"{where}.opt.conv")
-    net, _ = ws_train(
+    result = ws_train(
         model, layers, settings, lambda _: batches, config, conventions=conventions, validate=at_the_end,
         objective=objective,
     )  # fmt: skip
-    return trace, net
+    return trace, result.net
 
 
 def _model(net: Case) -> nn.Sequential:
@@ -133,13 +134,15 @@ def _model(net: Case) -> nn.Sequential:
 
 def _record_parameters(trace: Trace, model: nn.Sequential) -> None:
     """The full-precision parameters as they are now, in MATLAB's linear order."""
-    for number, module in ((1, model[0]), (2, model[2])):
-        weight = module.parametrizations.weight.original
+    parameters = dict(model.named_parameters())
+    for number, module in ((1, "0"), (2, "2")):
+        weight, bias = parameters[f"{module}.parametrizations.weight.original"], parameters[f"{module}.bias"]
         getattr(trace, f"W{number}").append(weight.detach().numpy().ravel().copy())
-        getattr(trace, f"b{number}").append(module.bias.detach().numpy().copy())
+        getattr(trace, f"b{number}").append(bias.detach().numpy().copy())
 
 
 def _record_codes(trace: Trace, model: nn.Sequential) -> None:
     """The codes of the last forward pass."""
-    for number, module in ((1, model[0]), (2, model[2])):
-        getattr(trace, f"codes{number}").append(module.parametrizations.weight[0].codes.numpy().ravel().copy())
+    first, second = (m.codes.numpy().ravel().copy() for m in model.modules() if isinstance(m, WeightSharing))
+    trace.codes1.append(first)
+    trace.codes2.append(second)

@@ -1,7 +1,10 @@
 function collect_codec(in_folder, out_folder)
 %COLLECT_CODEC  Encode the stored codes, decode what Python encoded; write inputs and outputs together.
 
-  engine = ws_engine();
+  collector = {[mfilename(), '.m']};
+  encoder = {'encode_sparse_quantized_net_v2.m', 'ws_conventions.m'};
+  decoder = {'decode_sparse_quantized_net_v2.m'};
+
   stored = load(fullfile(in_folder, 'encode_sparse_quantized_net_v2.mat'));
   cases = stored.cases;
   for i = 1:numel(cases)
@@ -15,22 +18,26 @@ function collect_codec(in_folder, out_folder)
       cases(i).(names{j}) = info.(names{j});
     end
   end
-  save(fullfile(out_folder, 'encode_sparse_quantized_net_v2.mat'), 'cases', 'engine', '-v7');
+  provenance = ws_provenance(collector, encoder, {'encode_sparse_quantized_net_v2.mat'});
+  save(fullfile(out_folder, 'encode_sparse_quantized_net_v2.mat'), 'cases', 'provenance', '-v7');
 
   readings = {'best', 'deep_compression'};
   index_bits = arrayfun(@(c) c.conv.index_bits, stored.cases, 'UniformOutput', false);
   for i = 1:numel(readings)
     conv = ws_conventions('index_bits', readings{i});
     net = encode_sparse_quantized_net_v2(stored.cases(strcmp(index_bits, readings{i})), conv);
-    save(fullfile(out_folder, ['encoded_net_', readings{i}, '.mat']), 'net', 'engine', '-v7');
+    provenance = ws_provenance(collector, encoder, {'encode_sparse_quantized_net_v2.mat'});
+    save(fullfile(out_folder, ['encoded_net_', readings{i}, '.mat']), 'net', 'provenance', '-v7');
 
-    python = load(fullfile(in_folder, ['encoded_net_', readings{i}, '.mat']));
+    file = ['encoded_net_', readings{i}, '.mat'];
+    python = load(fullfile(in_folder, file));
     cases = decode_sparse_quantized_net_v2(python.net);
-    save(fullfile(out_folder, ['decoded_net_', readings{i}, '.mat']), 'cases', 'engine', '-v7');
+    provenance = ws_provenance(collector, decoder, {file});
+    save(fullfile(out_folder, ['decoded_net_', readings{i}, '.mat']), 'cases', 'provenance', '-v7');
   end
 
   stored = load(fullfile(in_folder, 'encoded_sections.mat'));
-  net = struct('layers', stored.cases);
-  cases = decode_sparse_quantized_net_v2(net);
-  save(fullfile(out_folder, 'decoded_sections.mat'), 'cases', 'engine', '-v7');
+  cases = decode_sparse_quantized_net_v2(struct('layers', stored.cases));
+  provenance = ws_provenance(collector, decoder, {'encoded_sections.mat'});
+  save(fullfile(out_folder, 'decoded_sections.mat'), 'cases', 'provenance', '-v7');
 end

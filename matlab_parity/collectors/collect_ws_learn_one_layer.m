@@ -14,8 +14,9 @@ function collect_ws_learn_one_layer(in_folder, out_folder)
       cases(i).(names{j}) = info.(names{j});
     end
   end
-  engine = ws_engine();
-  save(fullfile(out_folder, 'ws_learn_one_layer.mat'), 'cases', 'engine', '-v7');
+  provenance = ws_provenance({[mfilename(), '.m']}, {'ws_learn_one_layer.m', 'ws_conventions.m'}, ...
+                             {'ws_learn_one_layer.mat'});
+  save(fullfile(out_folder, 'ws_learn_one_layer.mat'), 'cases', 'provenance', '-v7');
 
   stored = load(fullfile(in_folder, 'ws_learn_one_layer_conventions.mat'));
   cases = stored.cases;
@@ -37,6 +38,8 @@ function collect_ws_learn_one_layer(in_folder, out_folder)
       cases(i).c_pos(j) = info.c_pos;
     end
   end
+  provenance = ws_provenance({[mfilename(), '.m']}, {'ws_learn_one_layer.m', 'ws_conventions.m'}, ...
+                             {'ws_learn_one_layer_conventions.mat'});
   save(fullfile(out_folder, 'ws_learn_one_layer_conventions.mat'), ...
-       'cases', 'conventions', 'engine', '-v7');
+       'cases', 'conventions', 'provenance', '-v7');
 end

@@ -8,6 +8,7 @@ function collect_ws_train(in_folder, out_folder)
     cases(i).trained = net;
     cases(i).trace = trace;
   end
-  engine = ws_engine();
-  save(fullfile(out_folder, 'ws_train.mat'), 'cases', 'engine', '-v7');
+  provenance = ws_provenance({[mfilename(), '.m']}, ...
+                             {'ws_train.m', 'ws_learn_one_layer.m', 'ws_conventions.m'}, {'ws_train.mat'});
+  save(fullfile(out_folder, 'ws_train.mat'), 'cases', 'provenance', '-v7');
 end

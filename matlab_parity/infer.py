@@ -1,0 +1,234 @@
+"""Which reading of the paper does an implementation follow?  Found from inputs and outputs alone.
+
+Every reading (every setting of the open questions) predicts the outputs; those that contradict what was observed are
+excluded, each by a case.  Readings that are left and cannot be told apart by the observed cases are set side by side
+with an input that would tell them apart, or with the output that would have to be captured, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+
+from clipq.bits import layer_bits
+from clipq.conventions import Conventions
+from clipq.encode_sparse_quantized_net_v2 import encode_sparse_quantized_net_v2
+from clipq.quantized_net import QuantizedNet
+from matlab_parity.codec_parity import LAYER_SCHEMA, layer_of
+from matlab_parity.layer_inputs import LAYER_FIELDS, LayerInput, settings_of
+from matlab_parity.mat_files import FLOAT, NUMBER, Case, FixtureError, Var, check_case, load_mat, scalar
+from matlab_parity.probes import OUTPUTS, learn, search
+
+#: Another implementation may sum in single precision and need not round its levels to it.
+FOREIGN_TOLERANCE = 1e-5
+LAYER_SCHEMA_IN = {
+    "W": Var(FLOAT),
+    "p": NUMBER,
+    "b": NUMBER,
+    "quantized": Var(FLOAT),
+    "name": Var(("char",), None, True),
+}
+CODEC_OUTPUTS = ("index_bits", "gaps", "entry_codes", "bits")
+CODEC_FIELDS = ("index_bits", "count_codebook")
+
+
+@dataclass(frozen=True, eq=False)
+class Observation:
+    """One case of the unknown implementation.
+
+    outputs: what it gave, by quantity.  predict: a reading -> what Python gives, with at least these quantities.
+    tolerance: on floating-point quantities; others are exact.
+    """
+
+    name: str
+    outputs: Mapping[str, np.ndarray]
+    predict: Callable[[Conventions], Mapping[str, np.ndarray]]
+    tolerance: float
+
+    def contradicts(self, conventions: Conventions) -> str | None:
+        """The first quantity in which the reading's prediction differs, or None."""
+        predicted = self.predict(conventions)
+        for quantity, observed in self.outputs.items():
+            expected = np.asarray(predicted[quantity]).ravel()
+            if expected.shape != observed.shape:
+                return quantity
+            deviation = np.abs(expected.astype(np.float64) - observed.astype(np.float64))
+            limit = self.tolerance if expected.dtype.kind == "f" else 0.0
+            if not np.all(deviation <= limit):
+                return quantity
+        return None
+
+
+@dataclass(frozen=True, eq=False)
+class Inference:
+    """What the observations say.
+
+    fields: the open questions that were asked.  survivors: the readings that reproduce every case.
+    excluded: each other reading -> the first case, and the quantity in it, that it contradicts.
+    groups: the survivors, divided by the inputs in ``probes``; readings in one group no input could tell apart by the
+        outputs observed.  needed: for such a group, the outputs not observed that do differ.
+    """
+
+    fields: tuple[str, ...]
+    observations: tuple[str, ...]
+    survivors: tuple[Conventions, ...]
+    excluded: Mapping[Conventions, tuple[str, str]]
+    probes: tuple[LayerInput, ...] = ()
+    groups: tuple[tuple[Conventions, ...], ...] = ()
+    needed: Mapping[tuple[Conventions, ...], tuple[str, ...]] | None = None
+    closest: tuple[tuple[Conventions, tuple[str, ...]], ...] = ()
+
+    def reproduced(self, field: str) -> list[str]:
+        """The options of a question with which some reading reproduces everything."""
+        return [o for o in Conventions.options(field) if any(getattr(c, field) == o for c in self.survivors)]
+
+    def excluded_by(self, field: str, option: str) -> tuple[str, str] | None:
+        """The case and quantity that excluded the last reading with this option; None where one survives."""
+        if option in self.reproduced(field):
+            return None
+        return [why for c, why in self.excluded.items() if getattr(c, field) == option][-1]
+
+
+def infer(path: Path, seed: int = 0) -> Inference:
+    """What the cases in the ``.mat`` file say.
+
+    The file holds a struct array ``cases``, or the variables of one case: for a layer ``W``, ``p``, ``b`` and
+    ``quantized``, and of ``codes``, ``levels``, ``c_neg``, ``c_pos`` what is known (an empty one is not); for the codec
+    ``name``, ``shape``, ``dtype``, ``b``, ``codes``, ``levels`` and some of ``index_bits``, ``gaps``, ``entry_codes``,
+    ``bits``.
+
+    Raises:
+        FixtureError: not such a file; names file and variable.
+    """
+    cases = _cases(path)
+    if "W" in cases[0][0]:
+        observations = [_layer_observation(case, where) for case, where in cases]
+        return infer_layer(observations, seed)
+    observations = [_codec_observation(case, where) for case, where in cases]
+    every = settings_of(CODEC_FIELDS)
+    survivors, excluded = eliminate(observations, every)
+    return Inference(CODEC_FIELDS, _names(observations), survivors, excluded, groups=_one_each(survivors))
+
+
+def infer_layer(observations: Sequence[Observation], seed: int = 0) -> Inference:
+    """The same for observations of ``ws_learn_one_layer``."""
+    every = settings_of(LAYER_FIELDS)
+    survivors, excluded = eliminate(observations, every)
+    if not survivors:
+        closest = _closest(observations, every)
+        return Inference(LAYER_FIELDS, _names(observations), survivors, excluded, closest=closest)
+    seen = [name for name in OUTPUTS if all(name in o.outputs for o in observations)]
+    rng = np.random.default_rng(seed)
+    found, groups = search(survivors, seen, rng)
+    needed = {tuple(group): _needed(group, rng) for group in groups if len(group) > 1}
+    return Inference(
+        LAYER_FIELDS, _names(observations), survivors, excluded, tuple(found), tuple(map(tuple, groups)), needed
+    )  # fmt: skip
+
+
+def eliminate(
+    observations: Sequence[Observation], every: Sequence[Conventions]
+) -> tuple[tuple[Conventions, ...], dict[Conventions, tuple[str, str]]]:
+    """The readings that no observation contradicts, and for each other one the case and quantity that does.
+
+    Small cases first: they cost little and exclude most.
+    """
+    left, excluded = list(every), {}
+    for observation in sorted(observations, key=lambda o: sum(v.size for v in o.outputs.values())):
+        contradictions = {c: observation.contradicts(c) for c in left}
+        excluded.update({c: (observation.name, quantity) for c, quantity in contradictions.items() if quantity})
+        left = [c for c in left if contradictions[c] is None]
+    return tuple(left), excluded
+
+
+def layer_observation(layer: LayerInput, outputs: Mapping[str, np.ndarray]) -> Observation:
+    """A case of ``ws_learn_one_layer``: ``outputs`` in linear order, as MATLAB's ``(:)`` and Python's ravel give it."""
+
+    def predict(conventions: Conventions) -> dict[str, np.ndarray]:
+        result = learn(layer, conventions)
+        return {name: np.asarray(getattr(result, name)) for name in outputs}
+
+    largest = float(np.max(np.abs(layer.W), initial=0.0))
+    return Observation(layer.name, outputs, predict, FOREIGN_TOLERANCE * largest)
+
+
+def changes(conventions: Conventions, names: Sequence[str]) -> str:
+    """How a reading differs from the defaults."""
+    changed = [f"{n}={getattr(conventions, n)}" for n in names if getattr(conventions, n) != getattr(Conventions(), n)]
+    return ", ".join(changed) or "the defaults"
+
+
+def identifier(name: str) -> str:
+    """A field's id, such as A01."""
+    return str(next(f.metadata["id"] for f in fields(Conventions) if f.name == name))
+
+
+def _cases(path: Path) -> list[tuple[Case, str]]:
+    content = load_mat(path)
+    if "cases" not in content:
+        if not {"W", "quantized"} & content.keys():
+            raise FixtureError(f"{path}: variable cases: missing, and so are W, p, b and quantized")
+        return [(content, f"{path}: variable ")]
+    cases = content["cases"] if isinstance(content["cases"], list) else [content["cases"]]
+    if not all(isinstance(case, dict) for case in cases):
+        raise FixtureError(f"{path}: variable cases: expected a struct array")
+    return [(case, f"{path}: variable cases({i})") for i, case in enumerate(cases, start=1)]
+
+
+def _layer_observation(case: Case, where: str) -> Observation:
+    check_case(case, LAYER_SCHEMA_IN, where)
+    W = case["W"].ravel(order="F")
+    layer = LayerInput(str(case.get("name", "the case")), W, scalar(case["p"]), int(scalar(case["b"])))
+    sizes = {"quantized": W.size, "codes": W.size, "levels": 2**layer.b - 1, "c_neg": 1, "c_pos": 1}
+    outputs = {}
+    for name, size in sizes.items():
+        value = case.get(name)
+        if value is None or (value.size == 0 and name != "quantized"):
+            continue
+        if value.size != size:
+            raise FixtureError(f"{where}.{name}: expected {size} elements, got {value.size}")
+        outputs[name] = value.ravel(order="F")
+    return layer_observation(layer, outputs)
+
+
+def _codec_observation(case: Case, where: str) -> Observation:
+    check_case(case, LAYER_SCHEMA, where)
+    layer = layer_of(case, where)
+    outputs = {name: case[name].ravel() for name in CODEC_OUTPUTS if name in case and case[name].size}
+    if not outputs:
+        raise FixtureError(f"{where}: expected at least one of {', '.join(CODEC_OUTPUTS)}")
+
+    def predict(conventions: Conventions) -> dict[str, np.ndarray]:
+        streams = encode_sparse_quantized_net_v2(QuantizedNet((layer,)), "fixed", conventions).layers[0].streams
+        assert streams is not None  # coder fixed
+        return {
+            "index_bits": np.array(streams.index_bits), "gaps": streams.gaps, "entry_codes": streams.codes,
+            "bits": np.array(layer_bits(layer.codes, layer.b, conventions)),
+        }  # fmt: skip
+
+    return Observation(layer.name, outputs, predict, 0.0)
+
+
+def _needed(group: Sequence[Conventions], rng: np.random.Generator) -> tuple[str, ...]:
+    """The outputs by which some input divides the group."""
+    return tuple(name for name in OUTPUTS if len(search(group, (name,), rng)[1]) > 1)
+
+
+def _closest(
+    observations: Sequence[Observation], every: Sequence[Conventions], top: int = 3, most: int = 40
+) -> tuple[tuple[Conventions, tuple[str, ...]], ...]:
+    """The readings that contradict the fewest of the (at most ``most``, smallest) cases, and which those are."""
+    small = sorted(observations, key=lambda o: sum(v.size for v in o.outputs.values()))[:most]
+    misses = [(c, tuple(o.name for o in small if o.contradicts(c))) for c in every]
+    return tuple(sorted(misses, key=lambda miss: len(miss[1]))[:top])
+
+
+def _names(observations: Sequence[Observation]) -> tuple[str, ...]:
+    return tuple(observation.name for observation in observations)
+
+
+def _one_each(survivors: Sequence[Conventions]) -> tuple[tuple[Conventions, ...], ...]:
+    return tuple((c,) for c in survivors)
