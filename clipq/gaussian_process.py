@@ -118,9 +118,12 @@ def posterior(hyp: npt.ArrayLike, X: npt.ArrayLike, y: npt.ArrayLike, Xs: npt.Ar
     Xs = _matrix("Xs", Xs)
     if Xs.shape[1] != X.shape[1]:
         raise SettingError(f"Gaussian process: Xs: expected {X.shape[1]} columns, got {Xs.shape[1]}")
-    noise, amplitude = np.exp(2 * hyp[-1]), np.exp(2 * hyp[-2])
-    factor = _cholesky(_covariance(hyp, X, X) + noise * np.eye(len(X)))
-    cross = _covariance(hyp, X, Xs)  # [n, g]
+    with np.errstate(all="ignore"):
+        noise, amplitude = np.exp(2 * hyp[-1]), np.exp(2 * hyp[-2])
+        factor = _cholesky(_covariance(hyp, X, X) + noise * np.eye(len(X)))
+        cross = _covariance(hyp, X, Xs)  # [n, g]
+    if factor is None or not np.isfinite(cross).all():
+        raise SettingError(f"Gaussian process: hyp: expected a covariance that is finite, got {hyp.tolist()}")
     alpha = lapack.dpotrs(factor, y - hyp[0], lower=1)[0]
     explained = solve_triangular(factor, cross, lower=True, check_finite=False)
     s2 = np.maximum(amplitude - np.einsum("ng,ng->g", explained, explained), 0.0) + noise
@@ -171,25 +174,21 @@ def _random_starts(y: Array, d: int, count: int, rng: np.random.Generator) -> li
 
 def _covariance(hyp: Array, A: Array, B: Array) -> Array:
     """sf^2 exp(-1/2 squared distance in length-scales), [len(A), len(B)]; one dimension at a time, for long ``B``."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        scales = np.exp(-2 * hyp[1:-2])
-        distance = np.zeros((len(A), len(B)))
-        for scale, a, b in zip(scales, A.T, B.T, strict=True):
-            distance += scale * (a[:, None] - b) ** 2
-        covariance = np.exp(2 * hyp[-2] - 0.5 * distance)
-    if not np.isfinite(covariance).all():
-        raise SettingError(f"Gaussian process: expected hyperparameters of a finite covariance, got {hyp.tolist()}")
-    return covariance
+    scales = np.exp(-2 * hyp[1:-2])
+    distance = np.zeros((len(A), len(B)))
+    for scale, a, b in zip(scales, A.T, B.T, strict=True):
+        distance += scale * (a[:, None] - b) ** 2
+    return np.exp(2 * hyp[-2] - 0.5 * distance)
 
 
-def _cholesky(K: Array) -> Array:
-    """The lower Cholesky factor of ``K``, jittered as far as it must be."""
-    jitter, scale = 0.0, float(K.diagonal().max()) or 1.0
-    while True:
+def _cholesky(K: Array) -> Array | None:
+    """The lower Cholesky factor of ``K``, jittered as far as it must be; None where ``K`` overflows."""
+    scale = float(K.diagonal().max()) or 1.0
+    for jitter in (0.0, *np.finfo(float).eps * 10.0 ** np.arange(18)):
         factor, failed = lapack.dpotrf(K + jitter * scale * np.eye(len(K)), lower=1)
-        if not failed:
+        if not failed and np.isfinite(factor).all():
             return factor
-        jitter = 10 * jitter or float(np.finfo(float).eps)
+    return None
 
 
 def _matrix(name: str, value: npt.ArrayLike) -> Array:
