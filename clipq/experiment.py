@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from clipq import toml_config
 from clipq.conventions import Conventions
+from clipq.data.image_options import Preprocessing
 from clipq.errors import ExperimentError, SettingError
 from clipq.search_config import SearchConfig
 from clipq.train_config import TrainConfig
@@ -38,10 +39,12 @@ class About:
 class DataConfig:
     """dataset: a key of ``clipq.data.DATASETS``.
     data_dir: folder that holds it; empty: ``$CLIPQ_DATA``, the cache, a download.
+    images: how pictures are prepared, for CIFAR and ImageNet; without it, the data set's usual way.
     """
 
     dataset: str = "digits"
     data_dir: str = ""
+    images: Preprocessing | None = None
 
 
 @dataclass(frozen=True)

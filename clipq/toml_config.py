@@ -75,7 +75,14 @@ def to_toml(config: Any) -> str:
 
 def _fields(cls: Any) -> dict[str, Any]:
     hints = get_type_hints(cls)
-    return {f.name: hints[f.name] for f in dataclasses.fields(cls)}
+    return {f.name: _given(hints[f.name]) for f in dataclasses.fields(cls)}
+
+
+def _given(kind: Any) -> Any:
+    """``X`` of ``X | None``."""
+    if get_origin(kind) in (Union, types.UnionType):
+        return next(arg for arg in get_args(kind) if arg is not type(None))
+    return kind
 
 
 def _keys(cls: Any, prefix: str = "") -> Iterator[str]:
@@ -94,8 +101,6 @@ def _unknown(key: str, known: list[str], source: str) -> ExperimentError:
 def _convert(kind: Any, value: Any, source: str, key: str) -> Any:
     """``value`` as the field type ``kind``; the expected type, else an error."""
     origin, args = get_origin(kind), get_args(kind)
-    if origin in (Union, types.UnionType):
-        return _convert(next(arg for arg in args if arg is not type(None)), value, source, key)
     if isinstance(kind, type) and dataclasses.is_dataclass(kind) and isinstance(value, dict):
         return from_table(kind, value, source, key)
     if _is_mapping(kind) and isinstance(value, dict):
@@ -117,8 +122,6 @@ def _convert(kind: Any, value: Any, source: str, key: str) -> Any:
 
 def _describe(kind: Any) -> str:
     origin, args = get_origin(kind), get_args(kind)
-    if origin in (Union, types.UnionType):
-        return _describe(next(arg for arg in args if arg is not type(None)))
     if origin is Literal:
         return "one of " + ", ".join(map(repr, args))
     if origin is tuple and args[-1] is Ellipsis:

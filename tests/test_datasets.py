@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from clipq.data import load_dataset, mnist
-from clipq.data.dataset import every_nth
+from clipq.data.dataset import every_nth, held_out
 from clipq.data.idx import read_idx
 from clipq.data.idx_folder import load_idx_folder
 from clipq.errors import DataError
@@ -158,7 +158,7 @@ def replaced(folder: Path, name: str, data: bytes) -> Path:
         (NAMES[2], idx(np.zeros((30, 5, 8), np.uint8)), "t10k-images.*expected images of 1x5x7.*got 1x5x8"),
         (NAMES[2], idx(np.zeros((30, 5, 7), ">i2"), 0x0B), "t10k-images.*expected bytes or floats"),
         (NAMES[0], idx(np.zeros(60, np.uint8)), "train-images.*expected bytes or floats"),
-        (NAMES[1], idx(np.arange(60, dtype=np.uint8)), "train-labels.*12 images of a class"),
+        (NAMES[1], idx(np.arange(60, dtype=np.uint8)), "train-labels.*two images of a class"),
     ],
 )
 def test_files_that_do_not_belong_together(tmp_path: Path, name: str, data: bytes, expected: str):
@@ -220,7 +220,7 @@ def test_without_network_the_message_says_what_to_do(tmp_path: Path):
 
 
 def test_unknown_names():
-    with pytest.raises(DataError, match=r"expected one of digits, mnist, idx.*got 'minst'"):
+    with pytest.raises(DataError, match=r"expected one of digits, mnist, idx, .*got 'minst'"):
         load_dataset("minst")
     with pytest.raises(DataError, match="data set idx: expected a folder"):
         load_dataset("idx")
@@ -255,6 +255,15 @@ def test_every_nth_is_stratified(labels: list[int], n: int):
     for label in set(labels):
         assert every_nth(y, n)[y == label].sum() == (y == label).sum() // n
     assert (parts.sum(0) == 1).all(), "the n offsets share all images between them"
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=60), st.integers(2, 12))
+def test_one_image_of_each_class_is_held_out_where_there_are_two(labels: list[int], n: int):
+    y = np.array(labels)
+    chosen = held_out(y, n)
+    for label in set(labels):
+        size = (y == label).sum()
+        assert chosen[y == label].sum() == (size // n or int(size > 1))
 
 
 @pytest.mark.parametrize("batch_size", [1, 64, 178, 500])

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from pathlib import Path
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -20,9 +22,59 @@ class TensorPair(NamedTuple):
     y: torch.Tensor
 
 
+class Batches(Protocol):
+    """The batches of one pass over a split; ``len`` is their number."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[TensorPair]: ...
+
+
+class Dataset(ABC):
+    """A data set.
+
+    name: as in a report.
+    n_classes: labels are 0 .. n_classes - 1.
+    sha256: of the content and the split, to tell whether a data set changed between two runs.
+    input_shape: (channels, height, width) of an image.
+
+    The split ``val`` is held out of the training images, so that no choice is made on the test images.
+    """
+
+    name: str
+    n_classes: int
+    sha256: str
+
+    @property
+    @abstractmethod
+    def input_shape(self) -> tuple[int, int, int]: ...
+
+    @abstractmethod
+    def size(self, split: Split) -> int:
+        """The number of images of a split."""
+
+    @abstractmethod
+    def loader(
+        self, split: Split, batch_size: int, *, train: bool = False, seed: int = 0, epoch: int = 0, workers: int = 0
+    ) -> Batches:
+        """One pass over a split, the last batch as small as it comes.
+
+        Args:
+            split: which images.
+            batch_size: images a batch.
+            train: a shuffled pass with the data set's augmentation, all of it determined by (seed, epoch), so that a
+                resumed run sees what the killed one would have; otherwise the split's own order, nothing random.
+            workers: processes that read and prepare images ahead; of no use to a data set in memory.
+        """
+
+    @abstractmethod
+    def subset(self, n: int, seed: int = 0, workers: int = 0) -> TensorPair:
+        """``n`` training images (all, where there are fewer) in memory, drawn without replacement by ``seed``, in their
+        order, without augmentation."""
+
+
 @dataclass(frozen=True)
-class Batches:
-    """The batches of one pass over a split held in memory; ``len`` is their number.
+class TensorBatches:
+    """Batches of a split in memory.
 
     order: the images' positions in order; None for the split's own order.
     """
@@ -43,14 +95,8 @@ class Batches:
 
 
 @dataclass(frozen=True, eq=False)
-class Dataset:
-    """A data set in memory.
-
-    name: as in a report.
-    train, val, test: val is held out of the training images, so that no choice is made on the test images.
-    n_classes: labels are 0 .. n_classes - 1.
-    sha256: of the content (pixels, labels and split), to tell whether a data set changed between two runs.
-    """
+class TensorDataset(Dataset):
+    """A data set in memory."""
 
     name: str
     train: TensorPair
@@ -61,7 +107,6 @@ class Dataset:
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
-        """(channels, height, width) of an image."""
         channels, height, width = self.train.x.shape[1:]
         return channels, height, width
 
@@ -70,22 +115,12 @@ class Dataset:
 
     def loader(
         self, split: Split, batch_size: int, *, train: bool = False, seed: int = 0, epoch: int = 0, workers: int = 0
-    ) -> Batches:
-        """One pass over a split, the last batch as small as it comes.
-
-        Args:
-            split: which images.
-            batch_size: images a batch.
-            train: a shuffled pass, its order determined by (seed, epoch), so that a resumed run sees what the killed
-                one would have; otherwise the split's own order.
-            workers: processes that read images; of no use to a data set in memory.
-        """
+    ) -> TensorBatches:
         pair: TensorPair = getattr(self, split)
         order = shuffled(len(pair.y), seed, epoch) if train else None
-        return Batches(pair, batch_size, order)
+        return TensorBatches(pair, batch_size, order)
 
-    def subset(self, n: int, seed: int = 0) -> TensorPair:
-        """``n`` training images (all, where there are fewer), drawn without replacement by ``seed``, in order."""
+    def subset(self, n: int, seed: int = 0, workers: int = 0) -> TensorPair:
         chosen = subset_indices(self.size("train"), n, seed)
         return TensorPair(self.train.x[chosen], self.train.y[chosen])
 
@@ -108,10 +143,22 @@ def every_nth(labels: np.ndarray, n: int, offset: int = 0) -> np.ndarray:
     Returns:
         bool, of labels' shape: True for a class's image number ``i`` (from 0) with ``i % n == n - 1 - offset``.
     """
+    return _by_class(labels, lambda members: members[n - 1 - offset :: n])
+
+
+def held_out(labels: np.ndarray, n: int) -> np.ndarray:
+    """As ``every_nth``, but one image at least of each class that has two."""
+    return _by_class(
+        labels, lambda members: members[min(n, len(members)) - 1 :: n] if len(members) > 1 else members[:0]
+    )
+
+
+def _by_class(labels: np.ndarray, choose: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    order = np.argsort(labels, kind="stable")
+    starts = np.flatnonzero(np.diff(labels[order])) + 1
     chosen = np.zeros(labels.shape, bool)
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
-        chosen[members[n - 1 - offset :: n]] = True
+    for members in np.split(order, starts):
+        chosen[choose(members)] = True
     return chosen
 
 
@@ -122,3 +169,10 @@ def fingerprint(*arrays: np.ndarray) -> str:
         digest.update(f"{array.dtype.str}{array.shape}".encode())
         digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
+
+
+def folders_to_search(data_dir: str | Path | None, environment: str | None, names: tuple[str, ...]) -> list[Path]:
+    """Where a data set may be: the folder that the user names, else ``environment``'s (the value of ``$CLIPQ_DATA``),
+    itself or one of its subfolders ``names``."""
+    root = data_dir or environment
+    return [Path(root), *(Path(root, name) for name in names)] if root else []

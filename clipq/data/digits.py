@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from clipq.data.dataset import Dataset, TensorPair, every_nth, fingerprint
+from clipq.data.dataset import TensorDataset, TensorPair, every_nth, fingerprint
 
 
-def load_digits() -> Dataset:
+def load_digits() -> TensorDataset:
     """Pixels in [0, 1] (the stored ones are 0 .. 16).  Of ten images of a class, in their order: seven to train, one to
     val, two to test."""
     from sklearn.datasets import load_digits as load
@@ -23,4 +23,4 @@ def load_digits() -> Dataset:
         return TensorPair(x, torch.from_numpy(labels[chosen].astype(np.int64)))
 
     digest = fingerprint(images, labels, val, test)
-    return Dataset("digits", pair(~val & ~test), pair(val), pair(test), 10, digest)
+    return TensorDataset("digits", pair(~val & ~test), pair(val), pair(test), 10, digest)

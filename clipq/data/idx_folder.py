@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from clipq.data.dataset import Dataset, TensorPair, every_nth, fingerprint
+from clipq.data.dataset import TensorDataset, TensorPair, fingerprint, held_out
 from clipq.data.idx import read_idx
 from clipq.errors import DataError
 
@@ -43,9 +43,9 @@ def find_idx_files(folder: Path) -> dict[str, Path]:
     return found
 
 
-def load_idx_folder(folder: str | Path, name: str | None = None) -> Dataset:
+def load_idx_folder(folder: str | Path, name: str | None = None) -> TensorDataset:
     """The data set in ``folder``.  Bytes become pixels x/256, as with Caffe's scale of 0.00390625; pixels in floating
-    point stay as they are.  Of each class every twelfth training image is held out as ``val``.
+    point stay as they are.  Of each class every twelfth training image (of a smaller one, one) is held out as ``val``.
 
     Args:
         folder: holds the four files of ``IDX_FILES``.
@@ -66,10 +66,10 @@ def load_idx_folder(folder: str | Path, name: str | None = None) -> Dataset:
             f"{files['test images']}: expected images of {_size(images)} as in {files['train images'].name}, "
             f"got {_size(test_images)}"
         )
-    val = every_nth(labels, HELD_OUT)
+    val = held_out(labels, HELD_OUT)
     if not val.any():
-        raise DataError(f"{files['train labels']}: expected {HELD_OUT} images of a class or more, got fewer of each")
-    return Dataset(
+        raise DataError(f"{files['train labels']}: expected two images of a class or more, got one of each")
+    return TensorDataset(
         name=name or folder.resolve().name,
         train=_pair(images[~val], labels[~val]),
         val=_pair(images[val], labels[val]),

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from clipq.data.dataset import Dataset
+from clipq.data.dataset import TensorDataset, folders_to_search
 from clipq.data.idx_folder import IDX_FILES, find_idx_files, load_idx_folder
 from clipq.errors import DataError
 
@@ -28,7 +28,7 @@ SHA256 = "eec1e0d6868ae2c9e70bfefa952c46b7d1c0bec5609e9dcd97acb86de0f75ff0"
 TIMEOUT = 30  # seconds without a byte from a mirror
 
 
-def load_mnist(data_dir: str | Path | None = None, mirrors: Sequence[str] = MIRRORS) -> Dataset:
+def load_mnist(data_dir: str | Path | None = None, mirrors: Sequence[str] = MIRRORS) -> TensorDataset:
     """MNIST, or the data set in files of the same names that stands where MNIST is looked for.
 
     With ``data_dir``: from it, or from its ``mnist/``, and nowhere else.  Otherwise from ``$CLIPQ_DATA`` or its
@@ -37,8 +37,7 @@ def load_mnist(data_dir: str | Path | None = None, mirrors: Sequence[str] = MIRR
     Raises:
         DataError: nowhere to be had (says which files to put where), or damaged.
     """
-    roots = [Path(data_dir)] if data_dir else [Path(os.environ["CLIPQ_DATA"])] if os.environ.get("CLIPQ_DATA") else []
-    folders = [folder for root in roots for folder in (root, root / "mnist")]
+    folders = folders_to_search(data_dir, os.environ.get("CLIPQ_DATA"), ("mnist",))
     found = next((folder for folder in folders if find_idx_files(folder)), None)
     if found is None and data_dir:
         raise DataError(f"{data_dir}: {_what_to_put(str(data_dir))}, got none of them")
