@@ -8,8 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from math import ceil, floor, sqrt
+from typing import NamedTuple
 
 import torch
+
+
+class Rank(NamedTuple):
+    """The k-th smallest magnitude of the n weights of one ``sign`` (-1, 1), or of all n (0), 1 <= k < n."""
+
+    sign: int
+    n: int
+    k: int
+
 
 #: Values handled at a time: a chunk and its work space stay in a core's cache.
 CHUNK = 1 << 18
@@ -72,3 +82,13 @@ def _pair(x: torch.Tensor, rank: int) -> tuple[float, float]:
     if int(torch.count_nonzero(x <= lower)) > rank:
         return lower, lower
     return lower, float(x[x > lower].min())
+
+
+def magnitude_pair(x: torch.Tensor, rank: Rank) -> tuple[float, float]:
+    """m_k and m_{k+1} among the magnitudes of one sign of ``x`` (or of all): order statistics of x itself."""
+    if rank.sign == 0:
+        return adjacent_order_statistics(x.abs(), rank.k)
+    if rank.sign > 0:
+        return adjacent_order_statistics(x, len(x) - rank.n + rank.k)
+    lower, upper = adjacent_order_statistics(x, rank.n - rank.k)
+    return -upper, -lower

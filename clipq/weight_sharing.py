@@ -48,10 +48,11 @@ class WeightSharing(nn.Module):
         self.setting = setting
         self.conventions = conventions
         self.codes = torch.zeros(0, dtype=torch.uint8)
+        self._clips: tuple[float, float] | None = None  # of the last step: where to look for the next ones
 
     def forward(self, W: torch.Tensor) -> torch.Tensor:
-        layer = ws_learn_one_layer(W, self.setting.p, self.setting.b, self.conventions, self.name)
-        self.codes = layer.codes
+        layer = ws_learn_one_layer(W, self.setting.p, self.setting.b, self.conventions, self.name, self._clips)
+        self.codes, self._clips = layer.codes, (layer.c_neg, layer.c_pos)
         return StraightThrough.apply(W, layer.quantized)
 
     def extra_repr(self) -> str:

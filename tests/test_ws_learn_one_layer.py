@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+import clipq.ws_learn_one_layer as learning
 from clipq.conventions import Conventions
+from clipq.device_weights import DeviceWeights
 from clipq.errors import SettingError, WeightError
 from clipq.order_statistic import adjacent_order_statistics
 from clipq.ws_learn_one_layer import ws_learn_one_layer
@@ -160,6 +162,8 @@ def test_properties_of_every_convention(W, p, b, c):
     for code in np.unique(r.codes[r.codes > 0]):
         members = W[r.codes == code]
         assert r.levels[code - 1] == pytest.approx(members.mean(dtype=np.float64), rel=1e-6, abs=1e-30)
+        if c.partition == "joined":  # a side whose kept weights all lie at its clip has no length there
+            continue
         low, high = r.intervals[code - 1]
         assert (members >= low - 1e-6).all() and (members <= high + 1e-6).all()
     assert r.c_neg <= 0 <= r.c_pos
@@ -295,6 +299,39 @@ def test_a_large_layer_agrees_with_the_definition(n):
             clip = float(magnitude[k - 1]) if k else 0.0
             assert clip == (r.c_pos if sign > 0 else -r.c_neg)
         assert torch.equal(r.codes > 0, (W > r.c_pos) | (W < r.c_neg))
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    W=layers, p=rates, b=st.integers(2, 6), c=st.sampled_from(ALL), near=st.tuples(fine, fine) | st.just((-0.5, 0.5))
+)
+def test_a_guess_of_the_clips_never_changes_the_result(W, p, b, c, near):
+    W = np.concatenate([W, 1.5 * W[::-1]])
+    assert_same(ws_learn_one_layer(W, p, b, c, near=near), ws_learn_one_layer(W, p, b, c))
+
+
+@settings(max_examples=150, deadline=None)
+@given(W=layers, p=rates, b=st.integers(2, 6), c=st.sampled_from(ALL))
+def test_an_accelerators_operations_give_the_same(W, p, b, c):
+    """The path of other devices, run on the CPU's tensors."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(learning, "HostWeights", lambda x, near: DeviceWeights(x))
+        on_device = ws_learn_one_layer(W, p, b, c)
+    assert_same(on_device, ws_learn_one_layer(W, p, b, c))
+
+
+@pytest.mark.parametrize("near", [(-1e-9, 1e-9), (-50.0, 50.0), (-0.5, 0.5)])
+def test_a_guess_of_the_clips_of_a_large_layer(near):
+    W = np.random.default_rng(2).normal(size=600_000).astype(np.float32)
+    exact = ws_learn_one_layer(W, 0.7, 4)
+    assert_same(ws_learn_one_layer(W, 0.7, 4, near=near), exact)
+    assert_same(ws_learn_one_layer(W, 0.7, 4, near=(exact.c_neg, exact.c_pos)), exact)
+
+
+def assert_same(one, other):
+    for field in ("codes", "levels", "counts", "quantized", "intervals"):
+        np.testing.assert_array_equal(getattr(one, field), getattr(other, field), err_msg=field)
+    assert (one.c_neg, one.c_pos) == (other.c_neg, other.c_pos)
 
 
 @settings(max_examples=60, deadline=None)
