@@ -30,7 +30,7 @@ from clipq.errors import CheckpointError, ExperimentError
 from clipq.experiment import Experiment
 from clipq.layers import CompressibleLayer, compressible_layers
 from clipq.matlab_net import write_mat
-from clipq.networks import build_network
+from clipq.networks import build_network, deployed
 from clipq.pretrained import load_weights
 from clipq.progress import NoProgress, ProgressBars
 from clipq.provenance import provenance
@@ -79,7 +79,9 @@ class Run:
         if experiment.run.threads:
             torch.set_num_threads(experiment.run.threads)
         self.device = _device(experiment.run.device)
-        self.data: Dataset = load_dataset(experiment.data.dataset, experiment.data.data_dir or None)
+        self.data: Dataset = load_dataset(
+            experiment.data.dataset, experiment.data.data_dir or None, experiment.data.images
+        )
         self._claim_folder(resume)
         self._fingerprint = self._make_fingerprint()
 
@@ -122,15 +124,16 @@ class Run:
         model = self._fresh_network()
         if self.experiment.network.weights:
             load_weights(model, self.experiment.network.weights)
-            return model.to(self.device), History()
+            return deployed(model).to(self.device), History()
         model.to(self.device)
-        return model, self._fit(model, self.experiment.dense, "dense", self.files.dense)
+        history = self._fit(model, self.experiment.dense, "dense", self.files.dense)
+        return deployed(model), history
 
     def _search(
         self, dense: nn.Module, layers: list[CompressibleLayer]
     ) -> tuple[dict[str, LayerSetting], list[Evaluation]]:
         config, seed = self.experiment.search, self.experiment.run.seed
-        x, y = self.data.subset(config.subset, seed)
+        x, y = self.data.subset(config.subset, seed, self.experiment.run.workers)
         subset = [
             (x[i : i + _EVALUATION_BATCH], y[i : i + _EVALUATION_BATCH]) for i in range(0, len(y), _EVALUATION_BATCH)
         ]
@@ -180,7 +183,7 @@ class Run:
 
     def _decode(self) -> nn.Module:
         """A fresh network with the weights of the file."""
-        model = self._fresh_network()
+        model = deployed(self._fresh_network())
         model.load_state_dict(decode_sparse_quantized_net_v2(self.files.clipq).state_dict())
         return model.to(self.device)
 

@@ -71,12 +71,20 @@ class _State:
 
 
 def cross_entropy(label_smoothing: float = 0.0) -> Objective:
-    """The objective of a classifier on batches of (inputs, labels)."""
+    """The objective of a classifier on batches of (inputs, labels).
+
+    A model that gives a tuple in training has auxiliary classifiers after the first: their loss counts with the model's
+    ``auxiliary_weight``, 1 if it has none.
+    """
 
     def objective(model: nn.Module, batch: Any) -> StepLoss:
         x, y = batch
-        output = model(x)
+        outputs = model(x)
+        output, *auxiliary = outputs if isinstance(outputs, tuple) else (outputs,)
         loss = functional.cross_entropy(output, y, label_smoothing=label_smoothing)
+        for head in auxiliary:
+            weight = float(getattr(model, "auxiliary_weight", 1.0))
+            loss = loss + weight * functional.cross_entropy(head, y, label_smoothing=label_smoothing)
         return StepLoss(loss, (output.detach().argmax(1) != y).sum(), len(y))
 
     return objective

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import tomllib
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -32,7 +33,22 @@ def test_the_packages_experiments(name: str, tmp_path: Path):
 
 
 def test_those_of_the_plan_are_there():
-    assert {"digits", "mnist_lenet300100", "mnist_lenet5"} <= set(list_experiments())
+    expected = {"digits", "mnist_lenet300100", "mnist_lenet5", "cifar10_nin", "cifar10_resnet20", "imagenet_alexnet"}
+    expected |= {f"imagenet_{name}" for name in ("googlenet", "resnet50", "vgg16", "mobilenet", "shufflenet")}
+    assert expected <= set(list_experiments())
+
+
+@pytest.mark.parametrize("name", [name for name in list_experiments() if name.startswith(("imagenet", "cifar"))])
+def test_the_pictures_suit_the_network(name: str):
+    """The crop is the size that the network was made for, and CIFAR's usual preparation stays as it is."""
+    experiment = load_experiment(name)
+    expected = inspect.signature(NETWORKS[experiment.network.name]).parameters["input_shape"].default
+    if name.startswith("cifar"):
+        assert experiment.data.images is None and expected == (3, 32, 32)
+    else:
+        assert experiment.data.images is not None
+        assert (3, experiment.data.images.crop, experiment.data.images.crop) == expected
+        assert (experiment.data.images.channels == "RGB") == name.endswith("torchvision")
 
 
 def test_an_empty_file_is_all_defaults_under_its_own_name(tmp_path: Path):
@@ -134,7 +150,7 @@ def test_what_an_override_may_not_say(key: str, text: str, expected: str):
 
 
 def test_no_such_experiment_or_file(tmp_path: Path):
-    with pytest.raises(ExperimentError, match=r"expected one of digits, .*got 'digit'"):
+    with pytest.raises(ExperimentError, match=r"expected one of .*digits, .*got 'digit'"):
         load_experiment("digit")
     with pytest.raises(ExperimentError, match=r"none\.toml: cannot be read"):
         load_experiment(tmp_path / "none.toml")

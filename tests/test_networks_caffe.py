@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from clipq.errors import DataError
-from clipq.networks import NETWORKS, build_network
+from clipq.networks import NETWORKS, build_network, deployed
 from clipq.networks.caffe_layers import LRN, AvgPool, BatchNorm, MaxPool, Scale, pooled_size
 from clipq.pretrained import load_weights
 
@@ -136,7 +136,11 @@ def test_the_auxiliary_classifiers_of_googlenet():
     assert len(outputs) == 3
     for output, head in zip(outputs, ("loss3", "loss1", "loss2"), strict=True):
         np.testing.assert_allclose(output.detach().numpy(), expected[head], rtol=1e-8)
-    assert torch.is_tensor(model.eval()(x))
+    main = model.eval()(x)
+    assert torch.is_tensor(main)
+    names = set(deployed(model).state_dict())
+    assert names == set(build_network("googlenet", n_classes=5, input_shape=(3, 120, 150)).state_dict())
+    assert torch.equal(model.train()(x), main), "without dropout"
 
 
 def activations(name: str, layers: list[str]) -> list[tuple[int, ...]]:

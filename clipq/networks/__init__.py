@@ -58,3 +58,10 @@ def build_network(name: str, **options: Any) -> nn.Module:
     except (TypeError, ValueError, RuntimeError, ZeroDivisionError) as error:
         given = ", ".join(f"{key}={value!r}" for key, value in options.items())
         raise ModelError(f"network {name}: cannot be built with {given}: {error}") from error
+
+
+def deployed(network: nn.Module) -> nn.Module:
+    """The network, without the layers that only its training uses (GoogLeNet's auxiliary classifiers)."""
+    if isinstance(network, GoogLeNet):
+        network.drop_auxiliary()
+    return network

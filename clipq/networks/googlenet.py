@@ -36,11 +36,11 @@ class GoogLeNet(nn.Module):
             evaluation the outputs alone.
     """
 
+    #: Entries of a file of weights that a network without auxiliary classifiers does without.
+    ignored_weights = ("loss1/*", "loss2/*")
+
     #: Weight of an auxiliary classifier's loss in training.
     auxiliary_weight = 0.3
-    #: Layers that a trained network does without: neither compressed nor stored.
-    training_only = ("loss1/*", "loss2/*")
-    ignored_weights: tuple[str, ...]
 
     def __init__(
         self, n_classes: int = 1000, input_shape: tuple[int, int, int] = (3, 224, 224), auxiliary: bool = False
@@ -48,7 +48,6 @@ class GoogLeNet(nn.Module):
         super().__init__()
         channels, height, width = input_shape
         self.auxiliary = auxiliary
-        self.ignored_weights = () if auxiliary else self.training_only
         self._add("conv1/7x7_s2", nn.Conv2d(channels, 64, 7, stride=2, padding=3))
         self._add("conv2/3x3_reduce", nn.Conv2d(64, 64, 1))
         self._add("conv2/3x3", nn.Conv2d(64, 192, 3, padding=1))
@@ -103,6 +102,12 @@ class GoogLeNet(nn.Module):
                 heads += [self._auxiliary(x, head) for head, below in AUXILIARY.items() if below == name]
         x = self._modules["loss3/classifier"](self.drop(x.mean((2, 3))))  # type: ignore[misc]
         return (x, *heads) if heads else x
+
+    def drop_auxiliary(self) -> None:
+        """Takes the auxiliary classifiers off, once the network is trained."""
+        for name in [name for name, _ in self.named_children() if name.startswith(tuple(AUXILIARY))]:
+            delattr(self, name)
+        self.auxiliary = False
 
     def _relu(self, x: torch.Tensor, name: str) -> torch.Tensor:
         return torch.relu(self.get_submodule(name)(x))
