@@ -19,6 +19,7 @@ from typing import Any
 
 from clipq.errors import ClipqError
 from matlab_parity import codec_parity, layer_parity, manifest, mlcircus_parity, train_parity
+from matlab_parity.captures import Capture, captures
 from matlab_parity.infer import infer
 from matlab_parity.infer_report import infer_json, infer_lines, write_probes
 from matlab_parity.mat_files import FixtureError
@@ -36,15 +37,20 @@ SUITES: tuple[Callable[[], Iterable[Check]], ...] = (
 
 @dataclass(frozen=True)
 class Report:
-    """engines: (label, engine and version, number of fixtures).  problems: what is missing, stale or unreadable."""
+    """What ``compare`` found.
+
+    engines: (label, engine and version, number of fixtures).  problems: what is missing, stale or unreadable.
+    """
 
     engines: list[tuple[str, str, int]]
     problems: list[str]
     checks: list[Check]
+    captures: list[Capture]
 
     @property
     def passed(self) -> bool:
-        return bool(self.checks) and not self.problems and all(check.passed for check in self.checks)
+        checks, captured = all(c.passed for c in self.checks), all(c.passed for c in self.captures)
+        return bool(self.checks) and not self.problems and checks and captured
 
 
 def compare() -> Report:
@@ -64,20 +70,7 @@ def compare() -> Report:
             checks += suite()
         except FixtureError as error:
             problems.append(str(error))
-    problems += _problems_of_captures()
-    return Report(engines, problems, checks)
-
-
-def _problems_of_captures() -> list[str]:
-    """Captures of the user's own copy: one that no reading reproduces is a failure."""
-    found = []
-    for path in sorted(ORIGINAL.glob("*.mat")):
-        try:
-            if not infer(path).survivors:
-                found.append(f"{path}: no reading of the paper reproduces it; see --infer {path}")
-        except FixtureError as error:
-            found.append(str(error))
-    return found
+    return Report(engines, problems, checks, captures(ORIGINAL))
 
 
 def lines(report: Report, *, every_case: bool = False) -> list[str]:
@@ -86,7 +79,7 @@ def lines(report: Report, *, every_case: bool = False) -> list[str]:
     matlab = sum(n for _, engine, n in report.engines if engine.startswith("MATLAB"))
     text.append(f"  MATLAB: {matlab} fixtures" + ("" if matlab else " (nothing here was run by MATLAB itself)"))
     text += [f"  {engine}: {n} fixtures, {label}" for label, engine, n in report.engines if "MATLAB" not in engine]
-    text += ["", _row(("function", "quantity", "cases", "deviation", "limit", "digits", "mechanism", "worst at")[:8])]
+    text += ["", _row(("function", "quantity", "cases", "deviation", "limit", "digits", "mechanism", "worst at"))]
     text += [_check_row(group) for group in _groups(report.checks, every_case)]
     failed = [check for check in report.checks if not check.passed]
     if failed:
@@ -97,6 +90,9 @@ def lines(report: Report, *, every_case: bool = False) -> list[str]:
         ]
     if report.problems:
         text += ["", f"Missing, stale or unreadable ({len(report.problems)})", *(f"  {p}" for p in report.problems)]
+    if report.captures:
+        text += ["", "Captured from a copy of the original"]
+        text += [f"  {'passed' if c.passed else 'FAILED'}  {c.text}" for c in report.captures]
     n_cases = len({(check.function, check.case) for check in report.checks})
     verdict = "all within their limits" if report.passed else "NOT in agreement"
     return [*text, "", f"{len(report.checks)} comparisons of {n_cases} cases: {verdict}"]
@@ -108,6 +104,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "passed": report.passed,
         "engines": [{"label": label, "engine": engine, "fixtures": n} for label, engine, n in report.engines],
         "problems": report.problems,
+        "captures": [asdict(capture) for capture in report.captures],
         "checks": [{**{k: _plain(v) for k, v in asdict(c).items()}, "passed": c.passed} for c in report.checks],
     }
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from clipq.quantized_net import QuantizedNet
 from matlab_parity.codec_parity import LAYER_SCHEMA, layer_of
 from matlab_parity.layer_inputs import LAYER_FIELDS, LayerInput, settings_of
 from matlab_parity.mat_files import FLOAT, NUMBER, Case, FixtureError, Var, check_case, load_mat, scalar
-from matlab_parity.probes import OUTPUTS, learn, search
+from matlab_parity.probes import OUTPUTS, candidates, learn, search, split
 
 #: Another implementation may sum in single precision and need not round its levels to it.
 FOREIGN_TOLERANCE = 1e-5
@@ -86,10 +87,21 @@ class Inference:
         return [o for o in Conventions.options(field) if any(getattr(c, field) == o for c in self.survivors)]
 
     def excluded_by(self, field: str, option: str) -> tuple[str, str] | None:
-        """The case and quantity that excluded the last reading with this option; None where one survives."""
+        """The case and quantity that exclude this option; None where a reading with it survives.
+
+        Of the readings with the option, the one that differs from a survivor in nothing else speaks, or else the
+        last one excluded.
+        """
         if option in self.reproduced(field):
             return None
-        return [why for c, why in self.excluded.items() if getattr(c, field) == option][-1]
+        others = [name for name in self.fields if name != field]
+        reasons = [(c, why) for c, why in self.excluded.items() if getattr(c, field) == option]
+        near = [
+            why
+            for c, why in reasons
+            if any(all(getattr(c, n) == getattr(s, n) for n in others) for s in self.survivors)
+        ]
+        return near[-1] if near else reasons[-1][1]
 
 
 def infer(path: Path, seed: int = 0) -> Inference:
@@ -107,10 +119,16 @@ def infer(path: Path, seed: int = 0) -> Inference:
     if "W" in cases[0][0]:
         observations = [_layer_observation(case, where) for case, where in cases]
         return infer_layer(observations, seed)
-    observations = [_codec_observation(case, where) for case, where in cases]
+    given = [name for name in CODEC_OUTPUTS if any(np.size(case.get(name, ())) for case, _ in cases)]
+    if not given:
+        raise FixtureError(f"{path}: variable cases: expected at least one of {', '.join(CODEC_OUTPUTS)}")
+    observations = [_codec_observation(case, given, where) for case, where in cases]
     every = settings_of(CODEC_FIELDS)
     survivors, excluded = eliminate(observations, every)
-    return Inference(CODEC_FIELDS, _names(observations), survivors, excluded, groups=_one_each(survivors))
+    if not survivors:
+        return Inference(CODEC_FIELDS, _names(observations), survivors, excluded, closest=_closest(observations, every))
+    needed = {survivors: _not_given(observations, survivors)} if len(survivors) > 1 else {}
+    return Inference(CODEC_FIELDS, _names(observations), survivors, excluded, groups=(survivors,), needed=needed)
 
 
 def infer_layer(observations: Sequence[Observation], seed: int = 0) -> Inference:
@@ -122,7 +140,7 @@ def infer_layer(observations: Sequence[Observation], seed: int = 0) -> Inference
         return Inference(LAYER_FIELDS, _names(observations), survivors, excluded, closest=closest)
     seen = [name for name in OUTPUTS if all(name in o.outputs for o in observations)]
     rng = np.random.default_rng(seed)
-    found, groups = search(survivors, seen, rng)
+    found, groups = search(survivors, seen, rng, tries=4, patience=3)
     needed = {tuple(group): _needed(group, rng) for group in groups if len(group) > 1}
     return Inference(
         LAYER_FIELDS, _names(observations), survivors, excluded, tuple(found), tuple(map(tuple, groups)), needed
@@ -194,12 +212,11 @@ def _layer_observation(case: Case, where: str) -> Observation:
     return layer_observation(layer, outputs)
 
 
-def _codec_observation(case: Case, where: str) -> Observation:
-    check_case(case, LAYER_SCHEMA, where)
+def _codec_observation(case: Case, given: Sequence[str], where: str) -> Observation:
+    """``given``: the outputs that the file holds; streams may still be empty, of a layer that is all pruned."""
+    check_case(case, {**LAYER_SCHEMA, **dict.fromkeys(given, Var((*FLOAT, "uint8", "uint32", "int32")))}, where)
     layer = layer_of(case, where)
-    outputs = {name: case[name].ravel() for name in CODEC_OUTPUTS if name in case and case[name].size}
-    if not outputs:
-        raise FixtureError(f"{where}: expected at least one of {', '.join(CODEC_OUTPUTS)}")
+    outputs = {name: case[name].ravel() for name in given}
 
     def predict(conventions: Conventions) -> dict[str, np.ndarray]:
         streams = encode_sparse_quantized_net_v2(QuantizedNet((layer,)), "fixed", conventions).layers[0].streams
@@ -212,9 +229,20 @@ def _codec_observation(case: Case, where: str) -> Observation:
     return Observation(layer.name, outputs, predict, 0.0)
 
 
+def _not_given(observations: Sequence[Observation], group: Sequence[Conventions]) -> tuple[str, ...]:
+    """The outputs of the codec in which the group's readings differ on some case; none of them was given."""
+    first, *others = group
+    return tuple(
+        name
+        for name in CODEC_OUTPUTS
+        if any(not np.array_equal(o.predict(first)[name], o.predict(c)[name]) for o in observations for c in others)
+    )
+
+
 def _needed(group: Sequence[Conventions], rng: np.random.Generator) -> tuple[str, ...]:
-    """The outputs by which some input divides the group."""
-    return tuple(name for name in OUTPUTS if len(search(group, (name,), rng)[1]) > 1)
+    """The outputs by which some of a number of inputs divides the group."""
+    inputs = list(islice(candidates(rng), 24))
+    return tuple(name for name in OUTPUTS if any(len(split([group], probe, (name,))) > 1 for probe in inputs))
 
 
 def _closest(
@@ -228,7 +256,3 @@ def _closest(
 
 def _names(observations: Sequence[Observation]) -> tuple[str, ...]:
     return tuple(observation.name for observation in observations)
-
-
-def _one_each(survivors: Sequence[Conventions]) -> tuple[tuple[Conventions, ...], ...]:
-    return tuple((c,) for c in survivors)

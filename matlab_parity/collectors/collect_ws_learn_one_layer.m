@@ -4,6 +4,8 @@ function collect_ws_learn_one_layer(in_folder, out_folder)
 %   The second fixture runs all settings of the conventions on a few small inputs: column i of its
 %   outputs is for conventions(i).
 
+  code = {'collectors/collect_ws_learn_one_layer.m', 'reference/ws_learn_one_layer.m', ...
+          'reference/ws_conventions.m'};
   stored = load(fullfile(in_folder, 'ws_learn_one_layer.mat'));
   cases = stored.cases;
   for i = 1:numel(cases)
@@ -14,8 +16,7 @@ function collect_ws_learn_one_layer(in_folder, out_folder)
       cases(i).(names{j}) = info.(names{j});
     end
   end
-  provenance = ws_provenance({[mfilename(), '.m']}, {'ws_learn_one_layer.m', 'ws_conventions.m'}, ...
-                             {'ws_learn_one_layer.mat'});
+  provenance = ws_provenance([code, {'fixtures/inputs/ws_learn_one_layer.mat'}]);
   save(fullfile(out_folder, 'ws_learn_one_layer.mat'), 'cases', 'provenance', '-v7');
 
   stored = load(fullfile(in_folder, 'ws_learn_one_layer_conventions.mat'));
@@ -38,8 +39,7 @@ function collect_ws_learn_one_layer(in_folder, out_folder)
       cases(i).c_pos(j) = info.c_pos;
     end
   end
-  provenance = ws_provenance({[mfilename(), '.m']}, {'ws_learn_one_layer.m', 'ws_conventions.m'}, ...
-                             {'ws_learn_one_layer_conventions.mat'});
+  provenance = ws_provenance([code, {'fixtures/inputs/ws_learn_one_layer_conventions.mat'}]);
   save(fullfile(out_folder, 'ws_learn_one_layer_conventions.mat'), ...
        'cases', 'conventions', 'provenance', '-v7');
 end

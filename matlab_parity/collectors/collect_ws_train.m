@@ -8,7 +8,8 @@ function collect_ws_train(in_folder, out_folder)
     cases(i).trained = net;
     cases(i).trace = trace;
   end
-  provenance = ws_provenance({[mfilename(), '.m']}, ...
-                             {'ws_train.m', 'ws_learn_one_layer.m', 'ws_conventions.m'}, {'ws_train.mat'});
+  provenance = ws_provenance({'collectors/collect_ws_train.m', 'reference/ws_train.m', ...
+                              'reference/ws_learn_one_layer.m', 'reference/ws_conventions.m', ...
+                              'fixtures/inputs/ws_train.mat'});
   save(fullfile(out_folder, 'ws_train.mat'), 'cases', 'provenance', '-v7');
 end

@@ -1,8 +1,8 @@
-function provenance = ws_provenance(collector, reference, inputs)
+function provenance = ws_provenance(files)
 %WS_PROVENANCE  What a fixture is made with: the engine, and SHA-256 of every file that goes into it.
 %
-%   Files are cell arrays of names in collectors, reference and fixtures/inputs.  The fixture carries
-%   this with it, so that a later change of any of them shows.
+%   files is a cell row of paths below matlab_parity: reference, collector and inputs.  The fixture
+%   carries this with it, so that a later change of any of them shows.
 
   if exist('OCTAVE_VERSION', 'builtin')
     provenance.engine = 'GNU Octave';
@@ -11,9 +11,7 @@ function provenance = ws_provenance(collector, reference, inputs)
     provenance.engine = 'MATLAB';
     provenance.version = version();
   end
-  collector{end + 1} = [mfilename(), '.m'];
   root = fileparts(fileparts(mfilename('fullpath')));
-  files = [strcat('collectors/', collector), strcat('reference/', reference), strcat('fixtures/inputs/', inputs)];
   provenance.sources = struct('file', files, 'sha256', cellfun(@(f) sha256(fullfile(root, f)), files, ...
                                                                'UniformOutput', false));
 end

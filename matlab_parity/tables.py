@@ -1,0 +1,139 @@
+"""Writes the tables: ``python -m matlab_parity.tables`` (ASSUMPTIONS, DEVIATIONS, FUNCTIONS and TOLERANCES.md).
+
+A test holds the written files to what this module gives, so they cannot fall behind the code.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from matlab_parity.assumptions import Assumption, assumptions
+from matlab_parity.deviations import DEVIATIONS
+from matlab_parity.functions import FUNCTIONS
+from matlab_parity.paths import ROOT
+from matlab_parity.tolerances import TOLERANCES
+
+#: What ``scripts/measure_assumptions.py`` writes.
+EFFECTS = ROOT.parent / "results" / "assumptions.json"
+
+
+def documents() -> dict[str, str]:
+    """File name below ``matlab_parity`` -> its text."""
+    return {
+        "ASSUMPTIONS.md": assumptions_page(read_effects(EFFECTS)),
+        "DEVIATIONS.md": deviations_page(),
+        "FUNCTIONS.md": functions_page(),
+        "TOLERANCES.md": tolerances_page(),
+    }
+
+
+def read_effects(path: Path) -> dict[str, Any] | None:
+    """The measured effects, or None where nothing has been measured."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def assumptions_page(effects: dict[str, Any] | None) -> str:
+    rows = [
+        (a.id, f"`{a.where.split(':')[1]}`", a.question, _options(a), a.evidence, _effect(a, effects), a.settle)
+        for a in assumptions()
+    ]
+    return _page(
+        "Assumptions",
+        "Readings of the paper that its sources leave open. The first option is the default. Evidence: P the paper's "
+        "own words or figures, S a secondary source, - none. Written by `python -m matlab_parity.tables`.",
+        [_measured(effects)],
+        ("id", "where", "question", "options", "evidence", "effect on error and size", "how to settle it"),
+        rows,
+    )
+
+
+def deviations_page() -> str:
+    parts = ["# Deviations", "", "What is done otherwise than in the original on purpose. Written by "
+             "`python -m matlab_parity.tables`."]  # fmt: skip
+    for d in DEVIATIONS:
+        switch = f"`{d.switch.replace(':', '.')}`" if d.switch else "none"
+        parts += ["", f"## {d.id}. {d.title}", "", f"- Original: {d.original}", f"- Here: {d.port}", f"- Why: {d.why}",
+                  f"- Switch: {switch}. Test: `{d.test}`."]  # fmt: skip
+    return "\n".join(parts) + "\n"
+
+
+def functions_page() -> str:
+    rows = [
+        (f"`{r.m_file}`", r.function, f"`{r.python.replace(':', '.')}`", r.status, f"`{r.test}`") for r in FUNCTIONS
+    ]
+    return _page(
+        "Functions",
+        "From the original release's files to Python. Status: `reconstructed`, the `.m` code compared with was written "
+        "from the paper (`matlab_parity/reference`); `behaviour`, compared with traces of the original itself.",
+        [], (".m file", "function", "Python", "status", "test"), rows,
+    )  # fmt: skip
+
+
+def tolerances_page() -> str:
+    groups: dict[str, list[str]] = {}
+    for quantity, tolerance in TOLERANCES.items():
+        groups.setdefault(tolerance.mechanism, []).append(quantity)
+    by_mechanism = {t.mechanism: t for t in TOLERANCES.values()}
+    rows = [
+        (mechanism, ", ".join(quantities), by_mechanism[mechanism].formula, by_mechanism[mechanism].reason)
+        for mechanism, quantities in groups.items()
+    ]
+    return _page(
+        "Tolerances",
+        "How far Python and MATLAB may lie apart. eps = 2^-52.", [],
+        ("mechanism", "quantities", "limit", "reason"), rows,
+    )  # fmt: skip
+
+
+def _options(assumption: Assumption) -> str:
+    default, *others = assumption.options
+    return ", ".join([f"**{default}**", *others])
+
+
+def _effect(assumption: Assumption, effects: dict[str, Any] | None) -> str:
+    if not assumption.variants:
+        return "-"
+    if effects is None:
+        return "not measured yet"
+    base = effects["base"]
+    parts = []
+    for label in assumption.variants:
+        measured = effects["variants"].get(f"{assumption.id} {label}")
+        if measured is None:
+            parts.append(f"{label}: not measured yet")
+            continue
+        error, size = 100 * (measured["error"] - base["error"]), 100 * (measured["bytes"] / base["bytes"] - 1)
+        parts.append(f"{label}: {error:+.2f} points, {size:+.1f} %")
+    return "; ".join(parts)
+
+
+def _measured(effects: dict[str, Any] | None) -> str:
+    if effects is None:
+        return "Effects: not measured yet; `python scripts/measure_assumptions.py` measures them."
+    base = effects["base"]
+    return (
+        f"Effects: difference of test error (percentage points) and of the file's size from the defaults' "
+        f"{100 * base['error']:.2f} % and {base['bytes']:.0f} bytes, means over {effects['seeds']} seed(s) of "
+        f"{effects['experiment']}; among those seeds the defaults' error has a standard deviation of "
+        f"{100 * base['error_sd']:.2f} points."
+    )
+
+
+def _page(
+    title: str, text: str, more: Sequence[str], header: Sequence[str], rows: Iterable[Sequence[str]]
+) -> str:  # fmt: skip
+    table = [_line(header), _line(["---"] * len(header)), *(_line(row) for row in rows)]
+    paragraphs = [part for paragraph in (text, *more) for part in (paragraph, "")]
+    return "\n".join([f"# {title}", "", *paragraphs, *table]) + "\n"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+if __name__ == "__main__":
+    for name, page in documents().items():
+        (ROOT / name).write_text(page, encoding="utf-8")

@@ -1,0 +1,173 @@
+"""``--infer``: hidden readings are found from inputs and outputs alone.
+
+The outputs are those of the MATLAB reference (fixtures made by Octave), so what finds a reading is not what made them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from clipq.conventions import Conventions
+from matlab_parity.compare import main
+from matlab_parity.infer import infer, infer_layer, layer_observation
+from matlab_parity.infer_report import infer_json, infer_lines
+from matlab_parity.layer_inputs import LAYER_FIELDS, settings_of
+from matlab_parity.layer_parity import GRID_SCHEMA
+from matlab_parity.mat_files import Case, FixtureError, from_matlab, load_cases, save_cases
+from matlab_parity.paths import RECONSTRUCTED
+from matlab_parity.probes import OUTPUTS, candidates, learn, split
+
+EVERY = settings_of(LAYER_FIELDS)
+#: 20 settings drawn at random; half of them are found with the levels captured, half without.
+HIDDEN = np.random.default_rng(2018).choice(len(EVERY), 20, replace=False).tolist()
+
+
+@pytest.fixture(scope="module")
+def grid() -> list[Case]:
+    return load_cases(RECONSTRUCTED / "ws_learn_one_layer_conventions.mat", GRID_SCHEMA)
+
+
+def outputs_of(grid: Sequence[Case], number: int, outputs: Sequence[str]) -> list[Case]:
+    """What the reference gave with the setting ``number``, without a word about which it is."""
+    inputs = [{key: case[key] for key in ("name", "W", "p", "b")} for case in grid]
+    return [
+        {**given, **{name: case[name][:, number : number + 1] for name in outputs}}
+        for given, case in zip(inputs, grid, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("number", HIDDEN[:10])
+def test_a_hidden_reading_is_found_from_weights_and_levels(grid: list[Case], number: int, tmp_path: Path) -> None:
+    save_cases(tmp_path / "unknown.mat", outputs_of(grid, number, ("quantized", "levels")))
+    assert infer(tmp_path / "unknown.mat").survivors == (EVERY[number],)
+
+
+@pytest.mark.parametrize("number", HIDDEN[10:])
+def test_a_hidden_reading_is_found_from_the_weights_alone(grid: list[Case], number: int, tmp_path: Path) -> None:
+    """All but A07, of which the quantized weights show nothing; that is said, and which output would show it."""
+    save_cases(tmp_path / "unknown.mat", outputs_of(grid, number, ("quantized",)))
+    inference = infer(tmp_path / "unknown.mat")
+    either = {replace(EVERY[number], empty_level=option) for option in Conventions.options("empty_level")}
+    assert set(inference.survivors) == either
+    assert inference.needed == {inference.survivors: ("levels",)}
+
+
+def test_the_probes_tell_all_readings_apart(grid: list[Case], tmp_path: Path) -> None:
+    groups = [EVERY]
+    for case in grid:
+        probe = next(candidates(np.random.default_rng(0)))
+        W = from_matlab(case["W"], case["shape"], "W")
+        groups = split(groups, replace(probe, W=W, p=case["p"].item(), b=int(case["b"].item())), OUTPUTS)
+    assert len(groups) == len(EVERY) == 480
+
+
+def test_few_cases_leave_readings_open_and_inputs_are_named_that_tell(grid: list[Case]) -> None:
+    hidden = Conventions(clip_scope="all_weights", clip_value="first_kept", edge="inner")
+    number = EVERY.index(hidden)
+    probe = replace(next(candidates(np.random.default_rng(0))), name="one", W=grid[0]["W"].ravel(order="F"))
+    probe = replace(probe, p=grid[0]["p"].item(), b=int(grid[0]["b"].item()))
+    first = layer_observation(probe, {"quantized": grid[0]["quantized"][:, number]})
+    inference = infer_layer([first])
+    assert hidden in inference.survivors
+    assert len(inference.survivors) > 2
+    assert inference.probes
+    more = [layer_observation(p, {"quantized": learn(p, hidden).quantized.ravel()}) for p in inference.probes]
+    left = infer_layer([first, *more]).survivors
+    assert set(left) == {hidden, replace(hidden, empty_level="zero")}
+
+
+def test_an_excluded_option_names_the_case_that_excludes_it(grid: list[Case], tmp_path: Path) -> None:
+    save_cases(tmp_path / "unknown.mat", outputs_of(grid, EVERY.index(Conventions()), OUTPUTS))
+    inference = infer(tmp_path / "unknown.mat")
+    names = {case["name"] for case in grid}
+    for field in LAYER_FIELDS:
+        assert inference.reproduced(field) == [getattr(Conventions(), field)]
+        for option in Conventions.options(field):
+            why = inference.excluded_by(field, option)
+            assert (why is None) == (option == getattr(Conventions(), field))
+            assert why is None or (why[0] in names and why[1] in OUTPUTS)
+    assert inference.excluded_by("empty_level", "zero")[1] == "levels"  # type: ignore[index]
+
+
+def test_single_precision_arithmetic_is_not_taken_for_another_reading(grid: list[Case], tmp_path: Path) -> None:
+    cases = outputs_of(grid, EVERY.index(Conventions()), ("quantized", "levels"))
+    for case in cases:
+        case["quantized"] = (case["quantized"] * (1 + 3e-7)).astype(np.float32)
+    save_cases(tmp_path / "single.mat", cases)
+    assert infer(tmp_path / "single.mat").survivors == (Conventions(),)
+
+
+def test_what_is_no_reading_is_said_to_be_none(grid: list[Case], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    cases = outputs_of(grid, 0, ("quantized",))
+    cases[2]["quantized"] = cases[2]["quantized"] * 1.01
+    save_cases(tmp_path / "other.mat", cases)
+    assert main(["--infer", str(tmp_path / "other.mat")]) == 1
+    assert "no reading reproduces every case" in capsys.readouterr().out
+    inference = infer(tmp_path / "other.mat")
+    assert inference.closest[0][1] == (cases[2]["name"],)
+    assert inference.closest[0][0] in (EVERY[0], replace(EVERY[0], empty_level="zero"))
+
+
+def test_the_command_writes_json_and_probes(grid: list[Case], tmp_path: Path) -> None:
+    save_cases(tmp_path / "one.mat", outputs_of(grid, 7, ("quantized",))[:1])
+    found, probes = tmp_path / "found.json", tmp_path / "probes.mat"
+    assert main(["--infer", str(tmp_path / "one.mat"), "--json", str(found), "--probes", str(probes)]) == 0
+    value = json.loads(found.read_text(encoding="utf-8"))
+    assert len(value["reproduce"]) + len(value["excluded"]) == 480
+    assert len(value["telling_inputs"]) == len(load_cases(probes, {}))
+
+
+def test_one_case_may_stand_without_a_struct_array(tmp_path: Path) -> None:
+    import scipy.io
+
+    W = np.array([0.5, -1.0, 2.0, 0.25, -0.25])
+    result = learn(replace(next(candidates(np.random.default_rng(0))), W=W, p=0.4, b=2), Conventions())
+    scipy.io.savemat(tmp_path / "one.mat", {"W": W, "p": 0.4, "b": 2.0, "quantized": result.quantized})
+    inference = infer(tmp_path / "one.mat")
+    assert Conventions() in inference.survivors
+    assert any("reproduces" in line for line in infer_lines(inference, "one.mat"))
+    assert infer_json(inference)["cases"] == ["the case"]
+
+
+def test_codec_readings_that_no_given_output_shows_are_said_to_need_another(tmp_path: Path) -> None:
+    from matlab_parity.codec_parity import ENCODED_SCHEMA
+
+    cases = load_cases(RECONSTRUCTED / "encode_sparse_quantized_net_v2.mat", ENCODED_SCHEMA)
+    best = [c for c in cases if c["conv"]["index_bits"] == "best"]
+    keep = ("name", "shape", "dtype", "b", "codes", "levels", "gaps")
+    save_cases(tmp_path / "streams.mat", [{key: case[key] for key in keep} for case in best])
+    inference = infer(tmp_path / "streams.mat")
+    assert {c.index_bits for c in inference.survivors} == {"best"}
+    assert inference.needed == {inference.survivors: ("bits",)}
+    assert any("bits" in line for line in infer_lines(inference, "streams.mat")[-2:])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"quantized": None}, r"cases\(1\)\.quantized: missing"),
+        ({"quantized": np.zeros(3)}, r"cases\(1\)\.quantized: expected 25 elements, got 3"),
+        ({"levels": np.zeros(4, np.float32)}, r"cases\(1\)\.levels: expected"),
+        ({"W": np.zeros(25, np.int8)}, r"cases\(1\)\.W: expected double or single, got int8"),
+        ({"p": np.zeros((1, 2))}, r"cases\(1\)\.p: expected size 1 x 1, got 1 x 2"),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_named(grid: list[Case], tmp_path: Path, change: Case, message: str) -> None:
+    case = {**outputs_of(grid, 0, ("quantized",))[0], **change}
+    save_cases(tmp_path / "bad.mat", [{key: value for key, value in case.items() if value is not None}])
+    with pytest.raises(FixtureError, match=r"bad\.mat: variable " + message):
+        infer(tmp_path / "bad.mat")
+
+
+def test_a_file_without_cases_is_refused(tmp_path: Path) -> None:
+    import scipy.io
+
+    scipy.io.savemat(tmp_path / "bad.mat", {"x": 1.0})
+    with pytest.raises(FixtureError, match=r"bad\.mat: variable cases: missing"):
+        infer(tmp_path / "bad.mat")
