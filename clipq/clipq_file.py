@@ -6,14 +6,10 @@ What the sections hold is not this module's matter: ``encode_sparse_quantized_ne
 
 from __future__ import annotations
 
-import contextlib
 import math
-import os
-import secrets
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from clipq.bits import CRC_SIZE
 from clipq.byte_reader import (
@@ -159,28 +155,6 @@ def open_container(data: bytes | memoryview) -> Container:
     directory = _read_entries(reader)
     _check_length(directory, head.offset + CRC_SIZE, len(data))
     return Container(directory, head.offset + CRC_SIZE, data)
-
-
-def write_atomic(path: str | os.PathLike[str], data: bytes) -> int:
-    """Writes a file so that a full disk or a kill leaves the old one, or none; gives its size in bytes."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-    return len(data)
 
 
 def _packed_names(names: Sequence[str]) -> Iterator[bytes]:

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from clipq.atomic_file import write_bytes
 from clipq.bit_stream import pack_bits
 from clipq.bits import CRC_SIZE, Coder, choose_index_bits
-from clipq.clipq_file import Directory, LayerEntry, TensorEntry, crc, pack_directory, varint, write_atomic
+from clipq.clipq_file import Directory, LayerEntry, TensorEntry, crc, pack_directory, varint
 from clipq.conventions import Conventions
 from clipq.errors import SettingError
 from clipq.quantized_net import QuantizedLayer, QuantizedNet
@@ -126,8 +127,12 @@ def encode_sparse_quantized_net_v2(
 
 
 def write_clipq(encoded: EncodedNet, path: str | os.PathLike[str]) -> int:
-    """Writes the file atomically and gives its size on disk in bytes."""
-    return write_atomic(path, encoded.to_bytes())
+    """Writes the file atomically and gives its size on disk in bytes.
+
+    Raises:
+        WriteError: it cannot be written; what was there before is unchanged.
+    """
+    return write_bytes(path, encoded.to_bytes())
 
 
 def _encode_fixed(layer: QuantizedLayer, conventions: Conventions) -> EncodedLayer:

@@ -29,5 +29,13 @@ class CheckpointError(ClipqError):
     """A checkpoint or log that cannot be read or does not belong to this run; names the file."""
 
 
+class WriteError(ClipqError):
+    """A file that cannot be written: a full disk, a folder that is missing; names the file, whose old content stays."""
+
+
+class Interrupted(ClipqError):
+    """A run that ended early because it was asked to (SIGINT, SIGTERM), its state saved; says how to go on."""
+
+
 class ClipqFormatError(ClipqError):
     """A compressed file that is not what it should be.  Subclasses, one a corruption, stand with the reader."""

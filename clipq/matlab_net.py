@@ -28,8 +28,8 @@ import numpy as np
 import scipy.io
 import torch
 
+from clipq.atomic_file import write_bytes
 from clipq.bits import choose_index_bits
-from clipq.clipq_file import write_atomic
 from clipq.conventions import Conventions
 from clipq.errors import ClipqError, ClipqFormatError, SettingError
 from clipq.quantized_net import QuantizedLayer, QuantizedNet
@@ -62,6 +62,7 @@ def write_mat(net: QuantizedNet, path: str | os.PathLike[str], conventions: Conv
 
     Raises:
         SettingError: a tensor of a type that the file cannot hold, or a name with a NUL in it, where text may end.
+        WriteError: it cannot be written; what was there before is unchanged.
     """
     for name in (*(layer.name for layer in net.layers), *net.tensors, *net.aliases):
         if "\0" in name:
@@ -76,7 +77,7 @@ def write_mat(net: QuantizedNet, path: str | os.PathLike[str], conventions: Conv
     }
     buffer = io.BytesIO()
     scipy.io.savemat(buffer, {"net": struct}, do_compression=True, long_field_names=True)
-    return write_atomic(path, buffer.getvalue())
+    return write_bytes(path, buffer.getvalue())
 
 
 def read_mat(data: bytes) -> QuantizedNet:

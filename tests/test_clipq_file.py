@@ -1,7 +1,3 @@
-import errno
-import os
-from pathlib import Path
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +11,6 @@ from clipq.clipq_file import (
     open_container,
     pack_directory,
     varint,
-    write_atomic,
 )
 
 
@@ -61,39 +56,3 @@ def test_names_are_stored_as_differences() -> None:
     assert b"\x00\x00\x11features.0.weight" in data
     assert b"\x09\x08\x011" in data  # features. | 1 | 0.weight: the longest prefix, then the longest suffix
     assert b"\x0a\x07\x011" in data  # features.1 | 1 | .weight
-
-
-def test_writing_replaces_a_file_and_leaves_nothing_else(tmp_path: Path) -> None:
-    path = tmp_path / "net.clipq"
-    assert write_atomic(path, b"old") == 3
-    assert write_atomic(path, b"newer") == 5
-    assert path.read_bytes() == b"newer"
-    assert os.listdir(tmp_path) == ["net.clipq"]
-
-
-@pytest.mark.parametrize("step", ["fsync", "replace"])
-def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
-    path = tmp_path / "net.clipq"
-    write_atomic(path, b"old")
-
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, step, full)
-    with pytest.raises(OSError, match="No space left"):
-        write_atomic(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert os.listdir(tmp_path) == ["net.clipq"]
-
-
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
-def test_a_real_full_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The temporary file is on a device that is full: the write itself fails."""
-    path = tmp_path / "net.clipq"
-    write_atomic(path, b"old")
-    real_open = open
-    monkeypatch.setattr("builtins.open", lambda name, mode: real_open("/dev/full", "wb"))
-    with pytest.raises(OSError, match="No space left"):
-        write_atomic(path, b"new" * 100)
-    monkeypatch.undo()
-    assert path.read_bytes() == b"old"
