@@ -57,7 +57,7 @@ _KNOBS = (
     Assumption(
         "A13", "clipq.train_config:TrainConfig", "Solver, learning rate, batch size and iterations of the fine-tuning?",
         ("each experiment states its own",), "-", "the release's solver prototxt files",
-        {"lr / 3": {"train.lr": "0.0033"}, "lr x 3": {"train.lr": "0.03"}}, False,
+        {"lr 0.0033": {"train.lr": "0.0033"}, "lr 0.03": {"train.lr": "0.03"}}, False,
     ),
     Assumption(
         "A14", "clipq.search_config:SearchConfig.p_step", "Over which p and b does the search go?",

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from clipq.errors import ClipqError
-from matlab_parity import codec_parity, layer_parity, manifest, mlcircus_parity, train_parity
+from matlab_parity import codec_parity, layer_parity, manifest, mlcircus_parity, search_parity, train_parity
 from matlab_parity.captures import Capture, captures
 from matlab_parity.infer import infer
 from matlab_parity.infer_report import infer_json, infer_lines, write_probes
@@ -29,6 +29,7 @@ from matlab_parity.tolerances import Check
 #: What is compared, in the order of the data's way; the tests call the same functions.
 SUITES: tuple[Callable[[], Iterable[Check]], ...] = (
     lambda: layer_parity.checks(RECONSTRUCTED),
+    lambda: search_parity.checks(RECONSTRUCTED),
     lambda: train_parity.checks(RECONSTRUCTED),
     lambda: codec_parity.checks(INPUTS, RECONSTRUCTED),
     lambda: mlcircus_parity.checks(MLCIRCUS),
@@ -127,7 +128,7 @@ def _check_row(group: Sequence[Check]) -> str:
 
 
 def _row(cells: Sequence[str]) -> str:
-    widths = (31, 13, 6, 10, 9, 7, 21, 0)
+    widths = (31, 14, 6, 10, 9, 7, 21, 0)
     return "  " + "".join(f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True)).rstrip()
 
 

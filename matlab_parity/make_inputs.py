@@ -20,6 +20,7 @@ from matlab_parity.layer_inputs import LAYER_FIELDS, LayerInput, conventions_str
 from matlab_parity.mat_files import Case, save_cases, to_matlab
 from matlab_parity.paths import INPUTS
 from matlab_parity.probes import search
+from matlab_parity.search_inputs import search_cases
 from matlab_parity.train_inputs import train_cases
 
 PROBE_SEED = 20180618
@@ -92,6 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     write_probe_inputs(options.out)
     write_codec_inputs(options.out, lenet5)
     save_cases(options.out / "ws_train.mat", train_cases())
+    save_cases(options.out / "ws_search.mat", search_cases())
 
 
 if __name__ == "__main__":

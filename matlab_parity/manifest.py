@@ -19,7 +19,8 @@ from matlab_parity.paths import FIXTURES, MANIFEST, MLCIRCUS, ORIGINAL, RECONSTR
 REQUIRED = tuple(
     f"reconstructed/{name}.mat"
     for name in (
-        "ws_learn_one_layer", "ws_learn_one_layer_conventions", "ws_train", "encode_sparse_quantized_net_v2",
+        "ws_learn_one_layer", "ws_learn_one_layer_conventions", "ws_search", "ws_train",
+        "encode_sparse_quantized_net_v2",
         "encoded_net_best", "encoded_net_deep_compression", "decoded_net_best", "decoded_net_deep_compression",
         "decoded_sections",
     )

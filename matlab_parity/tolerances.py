@@ -56,7 +56,7 @@ EXACT = Tolerance(
     "exact", "0", "integers, text, and values that both sides only copy: there is nothing to round", _exact
 )
 ONE_SHOT = Tolerance(
-    "one shot", "4 eps s, eps = 2^-52, s the layer's largest magnitude",
+    "one shot", "4 eps s, eps = 2^-52, s the largest magnitude of the layer, or of the quantity",
     "a handful of float64 operations on the same operands; the same formula grouped in another way differs by a few "
     "units in the last place of its largest term", _one_shot,
 )  # fmt: skip
@@ -89,11 +89,12 @@ TOLERANCES: dict[str, Tolerance] = {
             "index_bits", "gaps", "entry_codes", "codebook", "n_fillers", "packed_gaps", "packed_codes", "section",
             "bits", "name", "decoded", "weights",  # the codec
             "codes1", "codes2", "final_codes",  # ws_train
+            "theta", "layer_bits",  # ws_search
             "pick",  # bayesopt
         ),
         EXACT,
     ),
-    **dict.fromkeys(("c_neg", "c_pos", "intervals", "edges_neg", "edges_pos"), ONE_SHOT),
+    **dict.fromkeys(("c_neg", "c_pos", "intervals", "edges_neg", "edges_pos", "eps", "value"), ONE_SHOT),
     **dict.fromkeys(("levels", "quantized", "final_levels"), LEVEL),
     **dict.fromkeys(("loss", "W1", "b1", "W2", "b2"), TRAJECTORY),
     **dict.fromkeys(("nlml", "MU", "S2", "CMU", "CS2"), CONDITIONING),

@@ -91,7 +91,7 @@ def train(case: Case, where: str) -> tuple[Trace, QuantizedNet]:
     opt, X, labels = case["opt"], torch.from_numpy(case["X"].T.copy()), case["labels"].ravel().astype(np.int64) - 1
     columns = opt["batches"].astype(np.int64).T - 1
     batches = [(X[torch.from_numpy(c)], torch.from_numpy(labels[c])) for c in columns]
-    model = _model(case["net"])
+    model = model_of(case["net"])
     layers = compressible_layers(model)
     settings = {
         layer.name: LayerSetting(float(p), int(b))
@@ -123,7 +123,7 @@ def train(case: Case, where: str) -> tuple[Trace, QuantizedNet]:
     return trace, result.net
 
 
-def _model(net: Case) -> nn.Sequential:
+def model_of(net: Case) -> nn.Sequential:
     """The stored network in float64."""
     (n_inputs, n_hidden), n_classes = net["W1"].shape, net["b2"].size
     model = nn.Sequential(nn.Linear(n_inputs, n_hidden), nn.ReLU(), nn.Linear(n_hidden, n_classes)).double()

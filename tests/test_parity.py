@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from matlab_parity import codec_parity, layer_parity, manifest, mlcircus_parity, train_parity
+from matlab_parity import codec_parity, layer_parity, manifest, mlcircus_parity, search_parity, train_parity
 from matlab_parity.compare import Report, as_json, compare, lines, main
 from matlab_parity.layer_inputs import FIGURE_2, LAYER_FIELDS, one_at_a_time, settings_of
 from matlab_parity.mat_files import Case, FixtureError, load_cases, load_mat
@@ -49,6 +49,7 @@ def test_python_agrees_with_every_fixture(report: Report) -> None:
         (codec_parity.ENCODE, 30),
         (codec_parity.DECODE, 30),
         ("ws_train", 4),
+        ("ws_search", 12),
         ("bayesopt", 40),
     ],
 )
@@ -89,6 +90,15 @@ def test_options_change_what_the_reference_does(layer_cases: list[Case]) -> None
         for i in range(480)
     ]
     assert len({output.tobytes() for output in outputs}) == 480
+
+
+def test_readings_of_the_search_choose_otherwise() -> None:
+    cases = {c["name"]: c for c in load_cases(RECONSTRUCTED / "ws_search.mat", search_parity.CASE_SCHEMA)}
+    forward = cases["forward, quantized, yes"]
+    for other in ("backward, quantized, yes", "largest_first, quantized, yes", "forward, quantized, no"):
+        assert (cases[other]["theta"] != forward["theta"]).any(), other
+    alone = cases["forward, full_precision, yes"]
+    assert (alone["trace"]["eps"] != forward["trace"]["eps"]).any()
 
 
 # Controls: what is just beyond a limit fails

@@ -14,4 +14,5 @@ function collect_all(out_folder)
   collect_ws_learn_one_layer(in_folder, out_folder);
   collect_codec(in_folder, out_folder);
   collect_ws_train(in_folder, out_folder);
+  collect_ws_search(in_folder, out_folder);
 end

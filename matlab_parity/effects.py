@@ -1,0 +1,85 @@
+"""What each open reading costs: test error and file size of an experiment with it, against the defaults.
+
+A reading that only the forward pass or the file sees is measured with the (p, b) that the search found under the
+defaults, so that the difference is the reading's own; one that the search sees is searched anew.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import mean, pstdev
+from typing import Any
+
+from clipq.experiment import load_experiment
+from clipq.provenance import provenance
+from clipq.run import Run
+from matlab_parity.assumptions import assumptions
+
+#: Overrides that make a rough measurement in minutes.
+QUICK = {"train.epochs": "1", "dense.epochs": "2", "search.evaluations": "6", "search.subset": "1000"}
+
+
+def measure_effects(
+    experiment: str,
+    seeds: Sequence[int],
+    folder: Path,
+    overrides: Mapping[str, str],
+    show: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Error and bytes of the defaults and of every variant, means over ``seeds``; runs in ``folder`` are continued.
+
+    Raises:
+        ExperimentError, DataError, ModelError: the experiment, its data or its weights are not as they should be.
+    """
+    bases = {
+        seed: _run(experiment, folder / f"defaults-{seed}", {**overrides, "run.seed": str(seed)}) for seed in seeds
+    }
+    errors = [_error(report) for report in bases.values()]
+    base = {"error": mean(errors), "error_sd": pstdev(errors), "bytes": mean(_bytes(r) for r in bases.values())}
+    show(f"defaults: {_line(base)}")
+    variants = {}
+    for assumption in assumptions():
+        for label, changes in assumption.variants.items():
+            name = f"{assumption.id} {label}"
+            reports = []
+            for seed in seeds:
+                settings = {} if assumption.searched else _found(bases[seed])
+                changed = {**overrides, **settings, **changes, "run.seed": str(seed)}
+                reports.append(_run(experiment, folder / f"{name.replace(' ', '_')}-{seed}", changed))
+            variants[name] = {"error": mean(map(_error, reports)), "bytes": mean(map(_bytes, reports))}
+            show(f"{name}: {_line(variants[name])}")
+    return {
+        "experiment": experiment, "overrides": dict(overrides), "seeds": len(seeds), "base": base, "variants": variants,
+        "provenance": provenance(seeds[0]),
+    }  # fmt: skip
+
+
+def _run(experiment: str, folder: Path, overrides: Mapping[str, str]) -> dict[str, Any]:
+    """The run's report; a run that is complete is not repeated."""
+    configured = load_experiment(experiment, overrides)
+    run = Run(configured, folder, resume=True, show=False)
+    if run.files.report.is_file():
+        return json.loads(run.files.report.read_text(encoding="utf-8"))
+    return run()
+
+
+def _found(report: Mapping[str, Any]) -> dict[str, str]:
+    """Overrides that give every layer the (p, b) of a run."""
+    given = {
+        f"search.given.{row['name'].removesuffix('.weight')}": f"[{row['p']}, {row['b']}]" for row in report["layers"]
+    }
+    return {"search.mode": "given", **given}
+
+
+def _error(report: Mapping[str, Any]) -> float:
+    return float(report["error"]["decoded_test"])
+
+
+def _bytes(report: Mapping[str, Any]) -> float:
+    return float(report["size"]["file"])
+
+
+def _line(measured: Mapping[str, float]) -> str:
+    return f"error {100 * measured['error']:.2f} %, {measured['bytes']:.0f} bytes"
