@@ -37,6 +37,7 @@ from clipq.provenance import provenance
 from clipq.quantized_net import LayerSetting, QuantizedNet
 from clipq.search import Evaluation, as_record, search
 from clipq.search_log import SearchLogFile
+from clipq.subset_error import SubsetError
 from clipq.train_config import TrainConfig
 from clipq.training import History, fit, seed_everything, top1_error
 from clipq.ws_learn_one_layer import ws_learn_one_layer
@@ -142,7 +143,7 @@ class Run:
         settings, evaluations = search(
             dense,
             layers,
-            lambda model: top1_error(model, subset),
+            SubsetError(subset),
             config,
             conventions=self.experiment.conventions,
             seed=seed,

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -24,6 +25,7 @@ from clipq.errors import CheckpointError, ModelError
 from clipq.layers import CompressibleLayer
 from clipq.quantized_net import LayerSetting
 from clipq.search_config import SearchConfig
+from clipq.subset_error import SubsetError
 from clipq.ws_learn_one_layer import ws_learn_one_layer
 
 
@@ -75,7 +77,7 @@ def search(
     """The setting of every layer, and the evaluations that led to it (none for the modes ``uniform`` and ``given``).
 
     model: its weights are quantized while it is measured, and restored.
-    error: model -> error in [0, 1] on the subset.
+    error: model -> error in [0, 1] on the subset; a ``SubsetError`` is spared what comes before the layer searched.
     log: evaluations in it are not measured again.
 
     Raises:
@@ -141,7 +143,8 @@ class _Objective:
         conventions: Conventions,
         total_bits: int,
     ) -> None:
-        self._model, self._layer, self._error = model, layer, error
+        self._layer = layer
+        self._error = error.from_layer(model, layer) if isinstance(error, SubsetError) else partial(error, model)
         self._config, self._conventions, self._total_bits = config, conventions, total_bits
         self._full = layer.weight.detach().clone()
 
@@ -149,7 +152,7 @@ class _Objective:
         started = time.perf_counter()
         codes = self.leave(theta)
         bits = layer_bits(codes, theta.b, self._conventions, self._config.coder)
-        eps = self._error(self._model)
+        eps = self._error()
         saving = (self._layer.n_bits - bits) / self._total_bits
         value = eps - self._config.lambda_ * saving
         seconds = time.perf_counter() - started
