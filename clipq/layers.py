@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import chain
 
 import torch
 from torch import nn
@@ -13,9 +14,11 @@ from torch.nn.utils import parametrize
 from clipq.errors import ModelError
 from clipq.quantized_net import WEIGHT_DTYPES
 
-#: Layers whose ``weight`` is compressed unless the caller names other types.
+#: Modules whose weights are compressed unless the caller names other types: linear maps, and convolutions of any
+#: dimension and groups.  The projections of an attention are parameters of its own, not of a linear layer.
 DEFAULT_TYPES: tuple[type[nn.Module], ...] = (
-    nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
+    nn.Linear, nn.MultiheadAttention,
+    nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
 )  # fmt: skip
 
 
@@ -40,31 +43,38 @@ class CompressibleLayer:
 
 def compressible_layers(
     model: nn.Module,
-    include: Iterable[str] = ("*",),
-    exclude: Iterable[str] = (),
-    types: Sequence[type[nn.Module]] = DEFAULT_TYPES,
+    include: str | Iterable[str] = ("*",),
+    exclude: str | Iterable[str] = (),
+    types: type[nn.Module] | Sequence[type[nn.Module]] = DEFAULT_TYPES,
 ) -> list[CompressibleLayer]:
     """The weights of ``model`` to compress, in the order of its modules.
 
     include, exclude: shell patterns, matched with the module's name (``features.0``) and with the weight's
-        (``features.0.weight``); a layer is taken if any of ``include`` and none of ``exclude`` matches.
-    types: module classes whose ``weight`` is meant, subclasses too.
+        (``features.0.weight``); a layer is taken if any of ``include`` and none of ``exclude`` matches.  A shared
+        (tied) weight goes under all its names.
+    types: module classes, subclasses too.  Meant is a module's ``weight``; of a module that has none, such as an
+        attention or a recurrent layer, every parameter of two or more dimensions that is not a bias.
 
     Raises:
         ModelError: a pattern that matches nothing, no layer at all, or a layer that cannot be compressed.
     """
-    include, exclude = tuple(include), tuple(exclude)
-    candidates = dict(_modules(model, tuple(types)))
-    known = [n for name in candidates for n in (name, name.removesuffix(".weight"))]
+    include, exclude = _as_tuple(include), _as_tuple(exclude)
+    candidates = _candidates(model, types if isinstance(types, type) else tuple(types))
+    synonyms = _names_of_parameters(model)
+    names = {
+        name: synonyms.get(id(module._parameters.get(attribute)), [name])
+        for name, (module, attribute) in candidates.items()
+    }
     for pattern in (*include, *exclude):
-        if not any(fnmatchcase(n, pattern) for n in known) and pattern != "*":
+        if pattern != "*" and not any(matches(n, (pattern,)) for group in names.values() for n in group):
             raise ModelError(
                 f"layer pattern {pattern!r} matches nothing; the network's layers: {', '.join(candidates)}"
             )
     chosen: dict[int, CompressibleLayer] = {}
-    for name, module in candidates.items():
-        if _matches(name, include) and not _matches(name, exclude):
-            weight = _checked_weight(name, module)
+    for name, (module, attribute) in candidates.items():
+        taken = any(matches(n, include) for n in names[name]) and not any(matches(n, exclude) for n in names[name])
+        if taken:
+            weight = _checked_weight(name, module, attribute)
             if id(weight) not in chosen:
                 chosen[id(weight)] = CompressibleLayer(name, weight, _owners(model, weight))
     if not chosen:
@@ -72,36 +82,86 @@ def compressible_layers(
             f"no layer to compress among {', '.join(candidates) or 'none of the known types'}; "
             f"include = {list(include)}, exclude = {list(exclude)}"
         )
+    _check_memory(model, chosen)
     return list(chosen.values())
 
 
-def _modules(model: nn.Module, types: tuple[type[nn.Module], ...]) -> Iterator[tuple[str, nn.Module]]:
-    """Weight name -> module, for the modules of the given types."""
-    for name, module in model.named_modules():
-        if isinstance(module, types):
-            yield f"{name}.weight".lstrip("."), module
+def matches(name: str, patterns: Iterable[str]) -> bool:
+    """Whether any of the shell patterns (or exact names) stands for the weight ``name`` or for its module."""
+    own = (name, name.rpartition(".")[0])
+    return any(n == p or fnmatchcase(n, p) for p in patterns for n in own)
 
 
-def _matches(name: str, patterns: Iterable[str]) -> bool:
-    return any(fnmatchcase(n, p) for p in patterns for n in (name, name.removesuffix(".weight")))
+def _as_tuple(patterns: str | Iterable[str]) -> tuple[str, ...]:
+    return (patterns,) if isinstance(patterns, str) else tuple(patterns)
 
 
-def _checked_weight(name: str, module: nn.Module) -> nn.Parameter:
+def _candidates(
+    model: nn.Module, types: type[nn.Module] | tuple[type[nn.Module], ...]
+) -> Mapping[str, tuple[nn.Module, str]]:
+    """Weight name -> (module, attribute), for the modules of the given types; the first name of each module."""
+    return {
+        f"{name}.{attribute}".lstrip("."): (module, attribute)
+        for name, module in model.named_modules()
+        if isinstance(module, types)
+        for attribute in _weight_attributes(module)
+    }
+
+
+def _weight_attributes(module: nn.Module) -> list[str]:
+    if hasattr(module, "weight"):
+        return [] if module.weight is None else ["weight"]
+    return [k for k, p in module._parameters.items() if p is not None and p.ndim >= 2 and "bias" not in k]
+
+
+def _names_of_parameters(model: nn.Module) -> dict[int, list[str]]:
+    """id of a parameter -> its names in the state dict."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    return names
+
+
+def _checked_weight(name: str, module: nn.Module, attribute: str) -> nn.Parameter:
     if isinstance(module, nn.modules.lazy.LazyModuleMixin) and module.has_uninitialized_params():
         raise ModelError(f"layer {name}: not initialized yet; run one batch through the network first")
-    if parametrize.is_parametrized(module, "weight") or "weight" not in module._parameters:
+    weight = module._parameters.get(attribute)
+    if weight is None or parametrize.is_parametrized(module, attribute):
         raise ModelError(
-            f"layer {name}: its weight is computed (a parametrization, weight norm or pruning mask); "
-            "remove that first, or exclude the layer"
+            f"layer {name}: expected a parameter, but its weight is computed (a parametrization, weight norm, a "
+            "pruning mask) or packed; remove that first, or exclude the layer"
         )
-    weight = module._parameters["weight"]
-    if weight is None or weight.dtype not in WEIGHT_DTYPES.values() or weight.layout != torch.strided:
-        given = "none" if weight is None else f"{weight.dtype}, {weight.layout}"
-        raise ModelError(f"layer {name}: expected a dense floating-point weight, got {given}")
+    if weight.dtype not in WEIGHT_DTYPES.values() or weight.layout != torch.strided:
+        raise ModelError(
+            f"layer {name}: expected a dense weight of type {', '.join(WEIGHT_DTYPES)}, "
+            f"got {weight.dtype}, {weight.layout}"
+        )
     if weight.is_meta:
         raise ModelError(f"layer {name}: its weight is on the meta device and has no values")
+    if type(weight.data) is not torch.Tensor or weight.is_inference():
+        kind = "made in inference mode" if weight.is_inference() else f"of the class {type(weight.data).__name__}"
+        raise ModelError(f"layer {name}: expected a plain tensor that can be trained, got one {kind}")
     return weight
 
 
 def _owners(model: nn.Module, weight: nn.Parameter) -> tuple[tuple[nn.Module, str], ...]:
     return tuple((m, key) for m in model.modules() for key, p in m._parameters.items() if p is weight)
+
+
+def _check_memory(model: nn.Module, chosen: Mapping[int, CompressibleLayer]) -> None:
+    """Refuses a weight whose memory another parameter or buffer uses, too: quantizing one would change the other."""
+    spans = []
+    for name, tensor in chain(model.named_parameters(), model.named_buffers()):
+        plain = type(tensor.data) is torch.Tensor and tensor.layout == torch.strided and not tensor.is_meta
+        start = tensor.data_ptr() if plain else 0
+        if start:
+            extent = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+            spans.append((str(tensor.device), start, start + extent * tensor.element_size(), name, id(tensor)))
+    furthest = ("", 0, 0, "", 0)  # of the spans that start before this one, that which ends last
+    for span in sorted(spans):
+        if span[0] == furthest[0] and span[1] < furthest[2] and (span[4] in chosen or furthest[4] in chosen):
+            raise ModelError(
+                f"layers {furthest[3]} and {span[3]}: two tensors in the same memory; "
+                "to tie weights, let both modules hold one and the same parameter"
+            )
+        furthest = max(furthest, span, key=lambda s: (s[0], s[2]))

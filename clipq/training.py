@@ -168,7 +168,7 @@ def learning_rate(config: TrainConfig, step: int, steps_per_epoch: int) -> float
     warmup = config.warmup_epochs * steps_per_epoch
     if step < warmup:
         return config.lr * (step + 1) / (warmup + 1)
-    t = (step - warmup) / max(1.0, total - warmup)
+    t = min(1.0, (step - warmup) / max(1.0, total - warmup))  # a loader's len may be an estimate
     match config.schedule:
         case "step":
             return config.lr * config.gamma ** math.floor(step / steps_per_epoch / config.step_epochs)
@@ -224,13 +224,17 @@ def seed_everything(seed: int, epoch: int = 0) -> None:
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
-    """Tensors of ``batch`` (a tensor, or tuples, lists and dicts of such) on ``device``."""
+    """Tensors of ``batch`` on ``device``: a tensor or anything else with ``to``, or containers of such."""
     if isinstance(batch, torch.Tensor):
         return batch.to(device, non_blocking=True)
+    if callable(getattr(batch, "to", None)):  # a packed sequence, a batch of graphs, a tokenizer's output
+        return batch.to(device)
     if isinstance(batch, Mapping):
         return {key: to_device(value, device) for key, value in batch.items()}
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*(to_device(value, device) for value in batch))
     if isinstance(batch, tuple | list):
-        return [to_device(value, device) for value in batch]
+        return type(batch)(to_device(value, device) for value in batch)
     return batch
 
 
@@ -286,6 +290,10 @@ def _end_epoch(
     measure: Measure | None,
     seconds: float,
 ) -> None:
+    if not totals[2]:
+        raise DataError(
+            f"epoch {state.epoch}: expected at least one sample, got none; can the batches be iterated anew each epoch?"
+        )
     record = {"epoch": state.epoch, "seconds": seconds, **_figures(totals, measure, True)}
     if validate is not None:
         record["val_error"] = validate(model)

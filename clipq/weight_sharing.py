@@ -6,7 +6,8 @@ full-precision weights; gradients pass straight through to those, which are what
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -59,25 +60,51 @@ class WeightSharing(nn.Module):
         return f"{self.name}, p={self.setting.p:g}, b={self.setting.b}"
 
 
+class SharedWeights:
+    """Weights under pruning-quantization, until ``remove`` or the end of a ``with`` block, whatever ends it.
+
+    by_layer: layer name -> its parametrization.
+    """
+
+    def __init__(
+        self, layers: Sequence[CompressibleLayer], settings: Mapping[str, LayerSetting], conventions: Conventions
+    ) -> None:
+        self.by_layer = {layer.name: WeightSharing(layer.name, settings[layer.name], conventions) for layer in layers}
+        with ExitStack() as undo:
+            for layer in layers:
+                for module, attribute in layer.owners:
+                    undo.enter_context(_parametrized(module, attribute, self.by_layer[layer.name]))
+            recurrent = {m: None for layer in layers for m, _ in layer.owners if isinstance(m, nn.RNNBase)}
+            for module in recurrent:
+                undo.enter_context(_flat_weights_renewed(module))
+            self._undo = undo.pop_all()
+
+    def remove(self) -> None:
+        """Takes the parametrizations off: the modules are as they were, with the full-precision weights."""
+        self._undo.close()
+
+    def __enter__(self) -> SharedWeights:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.remove()
+
+
 def share_weights(
     layers: Sequence[CompressibleLayer],
     settings: Mapping[str, LayerSetting],
     conventions: Conventions = Conventions(),  # noqa: B008 (frozen)
-) -> dict[str, WeightSharing]:
-    """Puts pruning-quantization on the weights of ``layers``; returns the parametrizations by layer name.
+) -> SharedWeights:
+    """Puts pruning-quantization on the weights of ``layers``.
 
     Raises:
         ModelError: a layer without a setting.
+        WeightError: NaN or Inf among the weights; names the layer.
     """
     missing = [layer.name for layer in layers if layer.name not in settings]
     if missing:
         raise ModelError(f"no (p, b) given for: {', '.join(missing)}; given for: {', '.join(settings)}")
-    sharing = {}
-    for layer in layers:
-        sharing[layer.name] = WeightSharing(layer.name, settings[layer.name], conventions)
-        for module, attribute in layer.owners:
-            parametrize.register_parametrization(module, attribute, sharing[layer.name])
-    return sharing
+    return SharedWeights(layers, settings, conventions)
 
 
 @torch.no_grad()
@@ -87,18 +114,29 @@ def quantized_net(
     settings: Mapping[str, LayerSetting],
     conventions: Conventions = Conventions(),  # noqa: B008 (frozen)
 ) -> QuantizedNet:
-    """The compressed network that ``model`` stands for, on the CPU; the model, shared or not, is left as it is."""
-    names = {id(layer.weight): layer.name for layer in layers}
+    """The compressed network that ``model``, its weights not shared, stands for, on the CPU; ``model`` stays as it is.
+
+    Raises:
+        WeightError: NaN or Inf among the weights; names the layer.
+    """
     learned = {layer.name: _quantized_layer(layer, settings[layer.name], conventions) for layer in layers}
+    stored = {id(layer.weight): layer.name for layer in layers}
     tensors, aliases = {}, {}
-    for key, value in model.state_dict(keep_vars=True).items():
-        name = _plain_name(key)
-        stored = names.setdefault(id(value), name)
-        if stored != name:
-            aliases[name] = stored
+    for name, value in model.state_dict(keep_vars=True).items():
+        first = stored.setdefault(id(value), name)
+        if first != name:
+            aliases[name] = first
         elif name not in learned:
             tensors[name] = value.detach().to("cpu", copy=True)
     return QuantizedNet(tuple(learned.values()), tensors, aliases)
+
+
+@torch.no_grad()
+def keep_quantized(layers: Sequence[CompressibleLayer], net: QuantizedNet) -> None:
+    """Leaves only the quantized weights in the network."""
+    weights = {layer.name: layer for layer in net.layers}
+    for layer in layers:
+        layer.weight.copy_(weights[layer.name].weights())
 
 
 def _quantized_layer(layer: CompressibleLayer, theta: LayerSetting, conventions: Conventions) -> QuantizedLayer:
@@ -107,19 +145,30 @@ def _quantized_layer(layer: CompressibleLayer, theta: LayerSetting, conventions:
     return QuantizedLayer(layer.name, theta.b, learned.codes.cpu().numpy(), learned.levels.cpu().numpy(), dtype)
 
 
-def _plain_name(key: str) -> str:
-    """The state dict's name of a weight before it was parametrized."""
-    if ".original" not in key or "parametrizations." not in key:
-        return key
-    return key.replace("parametrizations.", "").removesuffix(".original")
+@contextmanager
+def _parametrized(module: nn.Module, attribute: str, sharing: WeightSharing) -> Iterator[None]:
+    """The parametrization on and, at the end, off again, the module's parameters in their old order."""
+    order = list(module._parameters)
+    parametrize.register_parametrization(module, attribute, sharing)
+    try:
+        yield
+    finally:
+        parametrize.remove_parametrizations(module, attribute, leave_parametrized=False)
+        for name in [n for n in order if n in module._parameters]:
+            module._parameters[name] = module._parameters.pop(name)
 
 
-@torch.no_grad()
-def keep_quantized(layers: Sequence[CompressibleLayer], net: QuantizedNet) -> None:
-    """Ends the sharing: takes the parametrizations off and leaves only the quantized weights in the network."""
-    weights = {layer.name: layer for layer in net.layers}
-    for layer in layers:
-        for module, attribute in layer.owners:
-            if parametrize.is_parametrized(module, attribute):
-                parametrize.remove_parametrizations(module, attribute, leave_parametrized=False)
-        layer.weight.copy_(weights[layer.name].weights())
+@contextmanager
+def _flat_weights_renewed(module: nn.RNNBase) -> Iterator[None]:
+    """A recurrent layer computes with a list of its weights that it made once: here, anew at every forward pass."""
+    held = module._flat_weights
+
+    def renew(module: nn.RNNBase, inputs: Any) -> None:
+        module._flat_weights = [getattr(module, name) for name in module._flat_weights_names]
+
+    hook = module.register_forward_pre_hook(renew)
+    try:
+        yield
+    finally:
+        hook.remove()
+        module._flat_weights = held

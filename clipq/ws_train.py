@@ -47,6 +47,8 @@ def ws_train(
 ) -> WsTrainResult:
     """Fine-tunes ``model`` in place with its ``layers`` pruned and quantized anew at every minibatch.
 
+    Whatever ends the training early leaves a plain network with the full-precision weights of that moment.
+
     layers: from ``compressible_layers``.  settings: layer name -> (p, b).
     epochs, config, validate and options: as ``clipq.training.fit`` takes them.
 
@@ -56,9 +58,9 @@ def ws_train(
         WeightError: weights that became NaN or Inf; names the layer.
         TrainingError: a loss that is not finite.
     """
-    sharing = share_weights(layers, settings, conventions)
-    options.setdefault("measure", _measure(sharing, conventions))
-    history = fit(model, epochs, config, validate=validate, **options)
+    with share_weights(layers, settings, conventions) as shared:
+        options.setdefault("measure", _measure(shared.by_layer, conventions))
+        history = fit(model, epochs, config, validate=validate, **options)
     net = quantized_net(model, layers, settings, conventions)
     full_precision = {layer.name: layer.weight.detach().clone() for layer in layers}
     keep_quantized(layers, net)

@@ -1,0 +1,48 @@
+"""Whether a network as a whole can be compressed and stored: what is wrong is said before hours of training."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from clipq.errors import ModelError, SettingError
+from clipq.tensor_bytes import type_name
+
+_PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+
+
+def plain_model(model: nn.Module) -> nn.Module:
+    """``model`` itself, or the module inside one that ``torch.compile`` gave.
+
+    Raises:
+        ModelError: no module, a scripted one, one with a data-parallel wrapper or a compiled module in it.
+    """
+    if not isinstance(model, nn.Module) or isinstance(model, torch.jit.ScriptModule):
+        raise ModelError(f"network: expected an eager torch.nn.Module, got {type(model).__name__}")
+    plain = model._modules.get("_orig_mod") or model
+    for name, module in plain.named_modules():
+        if isinstance(module, _PARALLEL):
+            raise ModelError(
+                f"network: {name or 'it'} is wrapped in {type(module).__name__}; expected the plain module "
+                "(its attribute .module), to be wrapped afterwards"
+            )
+        if "_orig_mod" in module._modules or module._compiled_call_impl is not None:
+            raise ModelError(f"network: {name or 'it'} is compiled; expected a plain module, to be compiled afterwards")
+    return plain
+
+
+def check_state(model: nn.Module) -> None:
+    """Refuses a network whose state dict a file cannot hold.
+
+    Raises:
+        ModelError: an entry without values yet (lazy, or on the meta device), or one that is no dense tensor.
+    """
+    for name, value in model.state_dict(keep_vars=True).items():
+        if not isinstance(value, torch.Tensor):
+            raise ModelError(f"{name}: expected a tensor, got {type(value).__name__}, which the file cannot hold")
+        if isinstance(value, nn.UninitializedParameter | nn.UninitializedBuffer):
+            raise ModelError(f"{name}: not initialized yet; run one batch through the network first")
+        try:
+            type_name(name, value)
+        except SettingError as fault:
+            raise ModelError(str(fault)) from fault
