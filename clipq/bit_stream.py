@@ -1,10 +1,25 @@
-"""Integers of b bits packed into bytes, from the lowest bit upwards: ``bits(w)[k]`` of docs/format.md."""
+"""Integers as bits and bytes: ``varint`` and ``bits(w)[k]`` of docs/format.md."""
 
 from __future__ import annotations
 
 import numpy as np
 
 MAX_WIDTH = 32
+
+
+def varint(value: int) -> bytes:
+    """An unsigned integer below 2^63 in LEB128."""
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def varint_size(value: int) -> int:
+    """Bytes of ``value`` as a varint."""
+    return max(1, (value.bit_length() + 6) // 7)
 
 
 def packed_size(count: int, width: int) -> int:

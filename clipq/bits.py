@@ -13,22 +13,14 @@ from typing import Literal
 import numpy as np
 import torch
 
-from clipq.bit_stream import packed_size
+from clipq.bit_stream import packed_size, varint_size
+from clipq.byte_reader import CRC_SIZE, MAX_ELEMENTS_PER_BYTE
 from clipq.conventions import Conventions
 from clipq.errors import SettingError
 from clipq.quantized_net import LayerSetting
 from clipq.relative_index import entry_counts, zero_runs
 
-#: A section holds at most this many elements for each of its bytes, so that a small file cannot ask for much memory.
-MAX_ELEMENTS_PER_BYTE = 4096
-CRC_SIZE = 4
-
 Coder = Literal["fixed", "entropy", "best"]
-
-
-def varint_size(value: int) -> int:
-    """Bytes of ``value`` as a varint."""
-    return max(1, (value.bit_length() + 6) // 7)
 
 
 def fixed_parts(n: int, b: int, n_entries: int, index_bits: int) -> dict[str, int]:

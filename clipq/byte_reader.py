@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from typing import NoReturn
 
-from clipq.bits import MAX_ELEMENTS_PER_BYTE
 from clipq.errors import ClipqFormatError
 
+CRC_SIZE = 4
+#: A section holds at most this many elements for each of its bytes, so that a small file cannot ask for much memory.
+MAX_ELEMENTS_PER_BYTE = 4096
 MAX_RANK = 32
 MAX_ELEMENTS = 2**48
 _VARINT_BYTES = 9

@@ -11,8 +11,9 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from clipq.bits import CRC_SIZE
+from clipq.bit_stream import varint
 from clipq.byte_reader import (
+    CRC_SIZE,
     ByteReader,
     ChecksumError,
     MagicError,
@@ -91,16 +92,6 @@ class Container:
         """A reader of the tensors' section, which must be there; raises as ``layer_section`` does."""
         start = self.directory_size + sum(entry.length + CRC_SIZE for entry in self.directory.layers)
         return _checked(self.data, "tensors", start, self.directory.tensors_length)
-
-
-def varint(value: int) -> bytes:
-    """An unsigned integer below 2^63 in LEB128."""
-    out = bytearray()
-    while value >= 0x80:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
 
 
 def crc(data: bytes | memoryview) -> bytes:

@@ -15,8 +15,7 @@ import numpy as np
 import torch
 
 from clipq.bit_stream import packed_size, unpack_bits
-from clipq.bits import CRC_SIZE, MAX_ELEMENTS_PER_BYTE
-from clipq.byte_reader import ByteReader
+from clipq.byte_reader import CRC_SIZE, MAX_ELEMENTS_PER_BYTE, ByteReader
 from clipq.clipq_file import Container, LayerEntry, open_container
 from clipq.matlab_net import is_matlab, read_mat
 from clipq.quantized_net import QuantizedLayer, QuantizedNet

@@ -14,9 +14,10 @@ import numpy as np
 import torch
 
 from clipq.atomic_file import write_bytes
-from clipq.bit_stream import pack_bits
-from clipq.bits import CRC_SIZE, Coder, choose_index_bits
-from clipq.clipq_file import Directory, LayerEntry, TensorEntry, crc, pack_directory, varint
+from clipq.bit_stream import pack_bits, varint
+from clipq.bits import Coder, choose_index_bits
+from clipq.byte_reader import CRC_SIZE
+from clipq.clipq_file import Directory, LayerEntry, TensorEntry, crc, pack_directory
 from clipq.conventions import Conventions
 from clipq.errors import SettingError
 from clipq.quantized_net import QuantizedLayer, QuantizedNet

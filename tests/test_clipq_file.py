@@ -2,6 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from clipq.bit_stream import varint, varint_size
 from clipq.byte_reader import ByteReader
 from clipq.clipq_file import (
     Directory,
@@ -10,7 +11,6 @@ from clipq.clipq_file import (
     crc,
     open_container,
     pack_directory,
-    varint,
 )
 
 
@@ -21,6 +21,7 @@ from clipq.clipq_file import (
 def test_known_varints(value: int, packed: str) -> None:
     data = bytes.fromhex(packed)
     assert varint(value) == data
+    assert varint_size(value) == len(data)
     assert ByteReader(memoryview(data), "test", 0, len(data)).varint("value") == value
 
 

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_encode_decode import EXAMPLE
 
+from clipq.bit_stream import varint
 from clipq.byte_reader import (
     AbsurdSizeError,
     ChecksumError,
@@ -19,7 +20,7 @@ from clipq.byte_reader import (
     TruncatedError,
     VersionError,
 )
-from clipq.clipq_file import crc, varint
+from clipq.clipq_file import crc
 from clipq.decode_sparse_quantized_net_v2 import decode_sparse_quantized_net_v2, inspect
 from clipq.encode_sparse_quantized_net_v2 import encode_sparse_quantized_net_v2
 from clipq.errors import ClipqFormatError
