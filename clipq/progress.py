@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from clipq.search import Evaluation
 
 
 class Progress(Protocol):
     """Follows a training or a search."""
 
-    def steps(self, batches: Iterable[Any], n: int, epoch: int, epochs: int) -> Iterator[Any]: ...
+    def steps(self, batches: Iterable[Any], n: int, epoch: int, epochs: int, first: int) -> Iterator[Any]:
+        """Passes on the batches of an epoch of ``n``, from number ``first`` on."""
+
     def show(self, figures: Mapping[str, float]) -> None: ...
     def end_epoch(self, record: Mapping[str, float]) -> None: ...
 
@@ -17,7 +22,7 @@ class Progress(Protocol):
 class NoProgress:
     """Shows nothing."""
 
-    def steps(self, batches: Iterable[Any], n: int, epoch: int, epochs: int) -> Iterator[Any]:
+    def steps(self, batches: Iterable[Any], n: int, epoch: int, epochs: int, first: int) -> Iterator[Any]:
         return iter(batches)
 
     def show(self, figures: Mapping[str, float]) -> None:
@@ -34,11 +39,12 @@ class ProgressBars:
         self._title = title
         self._bar: Any = None
 
-    def steps(self, batches: Iterable[Any], n: int, epoch: int, epochs: int) -> Iterator[Any]:
+    def steps(self, batches: Iterable[Any], n: int, epoch: int, epochs: int, first: int) -> Iterator[Any]:
         from tqdm import tqdm
 
         if self._bar is None:
-            self._bar = tqdm(total=n * epochs, initial=n * epoch, desc=self._title, mininterval=0.5, leave=True)
+            done = n * epoch + first
+            self._bar = tqdm(total=n * epochs, initial=done, desc=self._title, mininterval=0.5, leave=True)
         self._bar.set_description(f"{self._title} {epoch + 1}/{epochs}")
         for batch in batches:
             yield batch
@@ -52,3 +58,27 @@ class ProgressBars:
 
     def end_epoch(self, record: Mapping[str, float]) -> None:
         self.show({k: v for k, v in record.items() if k not in ("epoch", "seconds")})
+
+
+class SearchBar:
+    """A bar over all evaluations of a search, with the last one's layer, setting and error.
+
+    total: evaluations that the search asks for.
+    """
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._bar: Any = None
+
+    def __call__(self, evaluation: Evaluation) -> None:
+        from tqdm import tqdm
+
+        if self._bar is None:
+            self._bar = tqdm(total=self._total, desc="search", mininterval=0.5)
+        layer = evaluation.layer.removesuffix(".weight")
+        self._bar.set_postfix(
+            layer=layer, p=f"{evaluation.p:.2f}", b=evaluation.b, error=f"{evaluation.eps:.4f}", refresh=False
+        )
+        self._bar.update()
+        if self._bar.n == self._total:
+            self._bar.close()

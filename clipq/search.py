@@ -98,7 +98,7 @@ def search(
             objective = _Objective(model, layer, error, config, conventions, total_bits)
             proposals = _proposals(config, seed + position)
             tried = []
-            for number in range(min(config.evaluations, len(candidates(config)))):
+            for number in range(n_evaluations(config)):
                 theta = _theta(proposals.ask())
                 evaluation = next(recorded, None)
                 if evaluation is None:
@@ -129,6 +129,11 @@ def candidates(config: SearchConfig) -> np.ndarray:
     p = np.minimum(np.round(config.p_min + config.p_step * np.arange(n_p), 10), config.p_max)
     b = np.arange(config.b_min, config.b_max + 1, dtype=np.float64)
     return np.stack(np.meshgrid(p, b, indexing="ij"), axis=-1).reshape(-1, 2)
+
+
+def n_evaluations(config: SearchConfig) -> int:
+    """Evaluations for each layer: no candidate is tried twice."""
+    return min(config.evaluations, len(candidates(config)))
 
 
 class _Objective:
