@@ -5,6 +5,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 
+import numpy as np
+
 
 def varint(value: int) -> bytes:
     value &= (1 << 64) - 1
@@ -30,7 +32,7 @@ def text(field: int, value: str) -> bytes:
 
 def floats(values: Sequence[float], packed: bool = True, field: int = 5) -> bytes:
     if packed:
-        return message(field, struct.pack(f"<{len(values)}f", *values))
+        return message(field, np.asarray(values, "<f4").tobytes())
     return b"".join(varint(field * 8 + 5) + struct.pack("<f", value) for value in values)
 
 

@@ -43,18 +43,18 @@ def lrn(x: np.ndarray, size: int = 5, alpha: float = 1e-4, beta: float = 0.75) -
 def conv(
     x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, stride: int = 1, pad: int = 0, groups: int = 1
 ) -> np.ndarray:
+    """Grouped convolution: x [n, channels, height, width], weight [outputs, channels / groups, kernel, kernel]."""
     x = np.pad(x, ((0, 0), (0, 0), (pad, pad), (pad, pad)))
-    kernel = weight.shape[2]
+    n, channels, kernel = len(x), x.shape[1], weight.shape[2]
     rows, columns = ((size - kernel) // stride + 1 for size in x.shape[2:])
-    parts = []
-    for part, w in zip(np.split(x, groups, 1), np.split(weight, groups, 0), strict=True):
-        y = np.zeros((len(x), len(w), rows, columns))
-        for i in range(kernel):
-            for j in range(kernel):
-                seen = part[:, :, i : i + stride * rows : stride, j : j + stride * columns : stride]
-                y += np.einsum("nchw,oc->nohw", seen, w[:, :, i, j], optimize=True)
-        parts.append(y)
-    y = np.concatenate(parts, 1)
+    weight = weight.reshape(groups, -1, *weight.shape[1:])
+    y = np.zeros((n, groups, weight.shape[1], rows, columns))
+    for i in range(kernel):
+        for j in range(kernel):
+            seen = x[:, :, i : i + stride * rows : stride, j : j + stride * columns : stride]
+            seen = seen.reshape(n, groups, channels // groups, rows, columns)
+            y += np.einsum("ngchw,goc->ngohw", seen, weight[..., i, j], optimize=True)
+    y = y.reshape(n, -1, rows, columns)
     return y if bias is None else y + bias[:, None, None]
 
 
