@@ -1,0 +1,210 @@
+"""Runs an experiment: dense network, search for p and b, fine-tuning with CLIP-Q, file, and its error once decoded."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+
+from clipq.commands import Interrupted
+from clipq.errors import CheckpointError, ClipqError, ExperimentError
+from clipq.experiment import Experiment, list_experiments, load_experiment
+from clipq.report import PAGE, terminal_table
+from clipq.run import Run, RunFiles
+from clipq.text_table import Table
+from clipq.train_config import TrainConfig
+
+EPILOG = """\
+examples:
+  clipq train                                               scikit-learn's digits, from nothing to the decoded file
+  clipq train --experiment mnist_lenet5 --weights lenet5.caffemodel
+  clipq train --experiment mine.toml train.epochs=5 search.evaluations=10
+  clipq train --p 0.9 --b 4                                 no search: the same p and b for every layer
+  clipq train --resume                                      go on with the run that was interrupted last
+
+The keys of an experiment are in its file; the run's folder has one with every key: config.toml.
+"""
+
+#: Options that stand for a key of the experiment.
+SHORTCUTS = {
+    "weights": "network.weights",
+    "data_dir": "data.data_dir",
+    "seed": "run.seed",
+    "device": "run.device",
+    "lambda": "search.lambda_",
+    "p": "search.p",
+    "b": "search.b",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("overrides", nargs="*", metavar="section.key=value", help="the same as --set")
+    add("--experiment", metavar="NAME", help="one of --list, or a .toml file (default: digits)")
+    add("--list", action="store_true", help="show the experiments that come with clipq, and exit")
+    add("--set", action="append", default=[], metavar="section.key=value", help="override a key; repeatable")
+    add("--weights", metavar="FILE", help="start from these weights (.caffemodel, .pt, .pth, .safetensors)")
+    add("--data-dir", metavar="DIR", help="folder that holds the data set (default: $CLIPQ_DATA)")
+    add("--seed", metavar="N", help="of everything drawn by chance")
+    add("--device", metavar="NAME", help="cpu, cuda, cuda:1; auto is a GPU where there is one")
+    add("--lambda", metavar="L", help="weight of the saving against the error in the search")
+    add("--p", metavar="P", help="no search: this pruning rate for every layer, in [0, 1]")
+    add("--b", metavar="B", help="no search: this many bits for every layer, 2..8")
+    add("--results", type=Path, default=Path("results"), metavar="DIR", help="folder of results (default: results)")
+    add("--run", metavar="NAME", help="the run's folder in DIR/<experiment> (default: date and time)")
+    add(
+        "--resume", nargs="?", const="", metavar="RUN_FOLDER",
+        help="go on with this run, or with the latest unfinished one of the experiment, configured as it was",
+    )  # fmt: skip
+    add("--quiet", action="store_true", help="no progress: only the results at the end")
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.list:
+        print(Table(("experiment", "description"), list(list_experiments().items()), n_text=2).plain())
+        return 0
+    if args.resume and "=" in args.resume and not Path(args.resume).exists():  # --resume without a folder
+        args.overrides.append(args.resume)
+        args.resume = ""
+    overrides = dict(_overrides(args))
+    if args.resume is None:
+        experiment = load_experiment(args.experiment or "digits", overrides)
+        folder = _new_folder(args, experiment)
+    else:
+        folder = _folder_to_resume(args)
+        experiment = _as_it_was(folder, args, overrides)
+    try:
+        _work(experiment, folder, args)
+    except (ClipqError, OSError):
+        _discard_if_nothing_was_done(folder)
+        raise
+    except KeyboardInterrupt:
+        raise Interrupted(f"go on with: clipq train --resume {shlex.quote(str(folder))}") from None
+    return 0
+
+
+def _work(experiment: Experiment, folder: Path, args: argparse.Namespace) -> None:
+    job = Run(experiment, folder, resume=args.resume is not None, show=not args.quiet)
+    if not args.quiet:
+        print("\n".join(f"{what:<12}{text}" for what, text in _plan(job)), flush=True)
+    report = job()
+    print("" if args.quiet else "\n", terminal_table(report, folder), sep="")
+
+
+def _plan(job: Run) -> Iterator[tuple[str, str]]:
+    """What is going to happen, a line a stage."""
+    experiment, data, search = job.experiment, job.data, job.experiment.search
+    train, val, test = (f"{data.size(split):,}" for split in ("train", "val", "test"))
+    shape = "x".join(map(str, data.input_shape))
+    images = f"{train} training, {val} validation and {test} test images of {shape}, {data.n_classes} classes"
+    start = experiment.network.weights
+    origin = f"weights from {start}" if start else f"trained here: {_epochs(experiment.dense)}"
+    how = {"uniform": f"none: p = {search.p:g}, b = {search.b} for every layer", "given": "none: p and b as given"}
+    searched = (
+        f"{search.mode}: {search.evaluations} evaluations a layer on {min(search.subset, data.size('train')):,} "
+        f"training images, lambda = {search.lambda_:g}"
+    )
+    yield "experiment", f"{experiment.name}: {experiment.experiment.description}"
+    yield "data", f"{data.name}: {images}"
+    yield "network", f"{experiment.network.name}, {origin}"
+    yield "search", how.get(search.mode, searched)
+    yield "fine-tuning", f"CLIP-Q: {_epochs(experiment.train)}, on {job.device}"
+    yield "results", f"{job.files.folder}"
+
+
+def _epochs(config: TrainConfig) -> str:
+    return f"{config.epochs} epoch{'s' * (config.epochs != 1)}"
+
+
+def _overrides(args: argparse.Namespace) -> Iterator[tuple[str, str]]:
+    """Key and text of every override; a key given twice must have one text."""
+    given: dict[str, str] = {}
+    pairs = [_pair(text) for text in [*args.overrides, *args.set]]
+    pairs += [(key, getattr(args, name)) for name, key in SHORTCUTS.items() if getattr(args, name) is not None]
+    if args.p is not None or args.b is not None:
+        pairs.append(("search.mode", "uniform"))
+    for key, text in pairs:
+        if given.setdefault(key, text) != text:
+            raise ExperimentError(f"{key}: expected one value, got {given[key]!r} and {text!r}")
+        yield key, text
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise ExperimentError(f"expected section.key=value, got {text!r}")
+    return key.strip(), value.strip()
+
+
+def _new_folder(args: argparse.Namespace, experiment: Experiment) -> Path:
+    """The folder of a new run: never one that is there already."""
+    parent = args.results / experiment.name
+    parent.mkdir(parents=True, exist_ok=True)
+    if args.run is None:
+        name = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+        names = (name, *(f"{name}_{i}" for i in range(2, 1000)))
+    else:
+        names = (_checked_name(args.run),)
+    for candidate in names:
+        with suppress(FileExistsError):
+            (parent / candidate).mkdir()
+            return parent / candidate
+    raise ExperimentError(
+        f"{parent / names[0]}: is there already; expected a new name, or --resume {shlex.quote(str(parent / names[0]))}"
+    )
+
+
+def _checked_name(name: str) -> str:
+    if name in ("", ".", "..") or Path(name).name != name:
+        raise ExperimentError(f"--run: expected the name of a folder without a path, got {name!r}")
+    return name
+
+
+def _folder_to_resume(args: argparse.Namespace) -> Path:
+    """The run that ``--resume`` means; one that is not finished."""
+    if args.resume:
+        folder = Path(args.resume)
+        if args.run is not None and args.run != folder.resolve().name:
+            raise ExperimentError(f"--run {args.run} and --resume {folder}: expected one of them")
+    else:
+        parent = args.results / load_experiment(args.experiment or "digits").name
+        folder = parent / _checked_name(args.run) if args.run is not None else _latest_unfinished(parent)
+    if not RunFiles(folder).config.is_file():
+        raise CheckpointError(
+            f"{folder}: expected the folder of a run to resume; there is no {RunFiles(folder).config}"
+        )
+    if (folder / PAGE).exists():
+        raise CheckpointError(f"{folder}: this run is finished; its results are in {folder / PAGE}")
+    return folder
+
+
+def _latest_unfinished(parent: Path) -> Path:
+    """Of the runs without a page the one whose files changed last."""
+    runs = [config.parent for config in parent.glob("*/config.toml") if not (config.parent / PAGE).exists()]
+    if not runs:
+        raise CheckpointError(f"{parent}: there is no unfinished run to resume")
+    return max(runs, key=lambda folder: (max(file.stat().st_mtime_ns for file in folder.iterdir()), folder.name))
+
+
+def _as_it_was(folder: Path, args: argparse.Namespace, overrides: dict[str, str]) -> Experiment:
+    """The run's own configuration, with which whatever else the user gives must agree."""
+    config = RunFiles(folder).config
+    experiment = load_experiment(config)
+    if args.experiment is not None and load_experiment(args.experiment).name != experiment.name:
+        raise CheckpointError(f"{folder}: is a run of {experiment.name}, not of {args.experiment}")
+    for key, text in overrides.items():
+        if load_experiment(config, {key: text}) != experiment:
+            raise CheckpointError(
+                f"{config}: the run has another {key} than {text}; resume it without, or start another"
+            )
+    return experiment
+
+
+def _discard_if_nothing_was_done(folder: Path) -> None:
+    """Removes the folder of a run that failed before its first result, so that it is not taken for one to resume."""
+    if folder.is_dir() and {file.name for file in folder.iterdir()} <= {RunFiles(folder).config.name}:
+        RunFiles(folder).config.unlink(missing_ok=True)
+        folder.rmdir()

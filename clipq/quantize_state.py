@@ -1,0 +1,102 @@
+"""Pruning-quantization of a bare state dict, without a network: for weights that are compressed as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+
+import torch
+
+from clipq.conventions import Conventions
+from clipq.errors import ModelError
+from clipq.quantized_net import WEIGHT_DTYPES, LayerSetting, QuantizedLayer, QuantizedNet
+from clipq.ws_learn_one_layer import ws_learn_one_layer
+
+State = Mapping[str, torch.Tensor]
+
+_DTYPE_NAMES = {dtype: name for name, dtype in WEIGHT_DTYPES.items()}
+
+
+def choose_settings(
+    state: State,
+    setting: LayerSetting | None,
+    given: Mapping[str, LayerSetting],
+    include: Sequence[str] = ("*",),
+    exclude: Sequence[str] = (),
+) -> dict[str, LayerSetting]:
+    """Which tensors are compressed, with which (p, b): name -> setting, in the order of ``state``.
+
+    setting: of all floating-point tensors of two or more dimensions that match ``include`` and not ``exclude``; None:
+        of none.
+    given: name, with or without its ``.weight`` -> the setting of that tensor, whatever the patterns say.
+    include, exclude: shell patterns on the name with or without its ``.weight``.
+
+    Raises:
+        ModelError: a name or a pattern that matches nothing, a tensor that is not of a floating type that can be
+            compressed, or nothing to compress.
+    """
+    candidates = [n for n, t in _distinct(state).items() if t.ndim >= 2 and t.dtype in _DTYPE_NAMES]
+    for pattern in (*include, *exclude):
+        if pattern != "*" and not any(_matches(name, [pattern]) for name in candidates):
+            raise ModelError(f"pattern {pattern!r} matches nothing; tensors to compress: {', '.join(candidates)}")
+    chosen = {}
+    if setting is not None:
+        chosen = {n: setting for n in candidates if _matches(n, include) and not _matches(n, exclude)}
+    for name, theta in given.items():
+        chosen[_full_name(state, name)] = theta
+    if not chosen:
+        raise ModelError(f"no tensor to compress among {', '.join(candidates) or 'those of the file'}")
+    return {name: chosen[name] for name in state if name in chosen}
+
+
+def quantize_state(
+    state: State,
+    settings: Mapping[str, LayerSetting],
+    conventions: Conventions = Conventions(),  # noqa: B008 (frozen)
+) -> QuantizedNet:
+    """The compressed network of ``state``: tensors with a setting pruned and quantized, all others kept exactly.
+
+    Names that share one tensor's memory stay shared.
+
+    Raises:
+        WeightError: NaN or Inf among weights to compress; names the tensor.
+    """
+    distinct = _distinct(state)
+    layers = tuple(_quantized_layer(name, state[name], theta, conventions) for name, theta in settings.items())
+    tensors = {name: tensor for name, tensor in distinct.items() if name not in settings}
+    first = {_memory(name, tensor): name for name, tensor in distinct.items()}
+    aliases = {name: first[_memory(name, tensor)] for name, tensor in state.items() if name not in distinct}
+    return QuantizedNet(layers, tensors, aliases)
+
+
+def _quantized_layer(name: str, W: torch.Tensor, theta: LayerSetting, conventions: Conventions) -> QuantizedLayer:
+    learned = ws_learn_one_layer(W, theta.p, theta.b, conventions, name)
+    return QuantizedLayer(name, theta.b, learned.codes.numpy(), learned.levels.numpy(), _DTYPE_NAMES[W.dtype])
+
+
+def _distinct(state: State) -> dict[str, torch.Tensor]:
+    """Without the further names of a tensor that is there already."""
+    first: dict[tuple, str] = {}
+    for name, tensor in state.items():
+        first.setdefault(_memory(name, tensor), name)
+    return {name: state[name] for name in first.values()}
+
+
+def _memory(name: str, tensor: torch.Tensor) -> tuple:
+    """What tensors have in common that are one and the same; empty ones have no memory and are all different."""
+    return (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()) if tensor.numel() else (name,)
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(n, p) for p in patterns for n in (name, name.removesuffix(".weight")))
+
+
+def _full_name(state: State, name: str) -> str:
+    """The name under which the tensor ``name`` or ``name.weight`` is stored."""
+    full = next((n for n in (name, f"{name}.weight") if n in state), None)
+    if full is None:
+        raise ModelError(f"no tensor {name!r}; there are: {', '.join(state)}")
+    tensor = state[full]
+    if tensor.dtype not in _DTYPE_NAMES:
+        raise ModelError(f"tensor {full}: expected one of {', '.join(WEIGHT_DTYPES)}, got {tensor.dtype}")
+    return next(n for n, t in _distinct(state).items() if n == full or _memory(n, t) == _memory(full, tensor))

@@ -1,0 +1,11 @@
+"""Shows what is in a .clipq file: the same as ``clipq info``."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from clipq.cli import run_verb
+
+if __name__ == "__main__":
+    sys.exit(run_verb("info"))

@@ -1,0 +1,11 @@
+"""Runs an experiment, by default scikit-learn's digits: the same as ``clipq train``."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from clipq.cli import run_verb
+
+if __name__ == "__main__":
+    sys.exit(run_verb("train"))

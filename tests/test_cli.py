@@ -1,0 +1,306 @@
+"""The command line on real, tiny runs and files; anything wrong with what is given is one line and exit code 2."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from clipq import cli
+from clipq.checkpoint import CheckpointFile
+from clipq.decode_sparse_quantized_net_v2 import decode_sparse_quantized_net_v2
+from clipq.quantized_net import LayerSetting
+from clipq.state_file import write_state
+from clipq.ws_learn_one_layer import ws_learn_one_layer
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = ["dense.epochs=1", "train.epochs=1", "search.evaluations=2", "search.subset=100", "run.threads=1"]
+
+
+def run_names(results: Path) -> list[str]:
+    return sorted(folder.name for folder in (results / "digits").iterdir())
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of results with one finished run, ``first``."""
+    folder = tmp_path_factory.mktemp("results")
+    assert cli.main(["train", *TINY, "--results", str(folder), "--run", "first", "--quiet"]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def clipq_file(results: Path) -> Path:
+    return results / "digits" / "first" / "net.clipq"
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    generator = torch.Generator().manual_seed(1)
+    state = {
+        "conv.weight": torch.randn(8, 3, 3, 3, generator=generator),
+        "conv.bias": torch.randn(8, generator=generator),
+        "fc.weight": torch.randn(10, 72, generator=generator, dtype=torch.float64),
+        "steps": torch.tensor(7),
+    }
+    state["head.weight"] = state["fc.weight"]
+    torch.save({"state_dict": state}, tmp_path / "net.pt")
+    return tmp_path / "net.pt"
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """The one line on stderr with which the command refuses its arguments."""
+    assert cli.main([str(a) for a in arguments]) == 2
+    captured = capsys.readouterr()
+    lines = captured.err.splitlines()
+    assert len(lines) == 1 and captured.out == "" and "Traceback" not in captured.err, captured
+    return lines[0]
+
+
+# train
+
+
+def test_a_run_leaves_everything_in_its_folder(results: Path):
+    folder = results / "digits" / "first"
+    expected = {"report.json", "report.md", "figures", "net.clipq", "net.mat", "config.toml", "search.jsonl"}
+    assert expected <= {file.name for file in folder.iterdir()}
+    report = json.loads((folder / "report.json").read_text())
+    assert report["size"]["file"] == (folder / "net.clipq").stat().st_size
+    assert report["config"]["train"]["epochs"] == 1 and len(report["search"]) == 8
+    assert len(list((folder / "figures").iterdir())) == 5
+
+
+def test_an_interrupted_run_goes_on_to_the_same_file(results: Path, tmp_path: Path, capsys, monkeypatch):
+    saves = []
+
+    def save_once(self: CheckpointFile, state: dict) -> None:
+        saves.append(self.path.name)
+        if len(saves) > 1:
+            raise KeyboardInterrupt
+        save(self, state)
+
+    save = CheckpointFile.save
+    with monkeypatch.context() as patch:
+        patch.setattr(CheckpointFile, "save", save_once)
+        assert cli.main(["train", *TINY, "--results", str(tmp_path), "--quiet"]) == 130
+    assert saves == ["dense.ckpt", "train.ckpt"]
+    (name,) = run_names(tmp_path)
+    assert f"interrupted; go on with: clipq train --resume {tmp_path / 'digits' / name}" in capsys.readouterr().err
+    message = refused(capsys, "train", "--resume", "--results", tmp_path, "train.epochs=7")
+    assert "train.epochs" in message and "7" in message
+    assert cli.main(["train", "--resume", "train.epochs=1", "--results", str(tmp_path)]) == 0
+    output = capsys.readouterr().out
+    assert run_names(tmp_path) == [name]
+    ours, theirs = (r / "digits" / n / "net.clipq" for r, n in ((tmp_path, name), (results, "first")))
+    assert ours.read_bytes() == theirs.read_bytes()
+    for words in ("1,266 training", "digits_net", "bayesopt: 2 evaluations", str(tmp_path / "digits" / name), "kept %"):
+        assert words in output
+    assert "this run is finished" in refused(capsys, "train", "--resume", tmp_path / "digits" / name)
+    assert "no unfinished run" in refused(capsys, "train", "--resume", "--results", tmp_path)
+
+
+def test_a_new_run_never_takes_an_old_ones_folder(results: Path, capsys):
+    before = (results / "digits" / "first" / "report.json").read_bytes()
+    message = refused(capsys, "train", *TINY, "--results", results, "--run", "first")
+    assert "is there already" in message and "--resume" in message
+    assert (results / "digits" / "first" / "report.json").read_bytes() == before
+
+
+def test_list(capsys):
+    assert cli.main(["train", "--list"]) == 0
+    assert re.search(r"^mnist_lenet5 +LeNet-5 on MNIST", capsys.readouterr().out, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--experiment", "digit"], "'digit'"),
+        (["--experiment", "nowhere.toml"], "nowhere.toml"),
+        (["train.epoch=3"], "train.epochs"),
+        (["train.epochs=many"], "train.epochs"),
+        (["epochs"], "section.key=value"),
+        (["--set", "run.seed=1", "--seed", "2"], "run.seed: expected one value, got '1' and '2'"),
+        (["--seed", "-1"], "seed"),
+        (["--p", "1.5", "--b", "4"], "1.5"),
+        (["--p", "0.5", "search.mode=given"], "search.mode"),
+        (["--device", "toaster"], "toaster"),
+        (["--weights", "nowhere.pt"], "nowhere.pt"),
+        (["--experiment", "mnist_lenet5", "--data-dir", "nowhere"], "nowhere"),
+        (["--run", "a/b"], "without a path"),
+        (["--resume", "nowhere"], "nowhere"),
+        (["layers.include=conv7"], "conv7"),
+    ],
+)
+def test_train_refuses(arguments: list[str], words: str, tmp_path: Path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plan = "--quiet"  # a plan that is printed before the fault is found is no fault
+    assert words in refused(capsys, "train", *arguments, "dense.epochs=0", plan)
+    left = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert not left, left
+    assert not list(tmp_path.glob("results/*/*"))
+
+
+def test_every_option_is_explained():
+    for verb in cli.VERBS:
+        parser = cli.verb_parser(verb)
+        assert all(action.help for action in parser._actions), verb
+        text = parser.format_help()
+        assert all(option in text for action in parser._actions for option in action.option_strings)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["train", "--help"], ["info", "--help"]])
+def test_help_and_version(arguments: list[str], capsys):
+    assert cli.main(arguments) == 0
+    assert "clipq" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [[], ["compress"], ["info"], ["train", "--epochs", "3"], ["decode", "a"]])
+def test_usage_errors_are_exit_code_2(arguments: list[str], capsys):
+    assert cli.main(arguments) == 2
+    assert "usage: clipq" in capsys.readouterr().err
+
+
+def test_scripts_are_the_same_verbs(clipq_file: Path):
+    for script, verb in (("ws_train", "train"), ("encode", "encode"), ("decode", "decode"), ("info", "info")):
+        text = (ROOT / "scripts" / f"{script}.py").read_text()
+        assert f'run_verb("{verb}")' in text
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "info.py", clipq_file], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0 and "conv1.weight" in done.stdout
+
+
+# info
+
+
+def test_info_sums_to_the_file(clipq_file: Path, capsys):
+    assert cli.main(["info", str(clipq_file)]) == 0
+    text = capsys.readouterr().out
+    assert f"{clipq_file.stat().st_size:,} bytes" in text and "64x32x3x3" in text and "ip2.bias" in text
+    assert cli.main(["info", "--json", str(clipq_file)]) == 0
+    info = json.loads(capsys.readouterr().out)
+    sections = [layer["n_bytes"] for layer in info["layers"]] + [info["tensors_bytes"], info["directory_bytes"]]
+    assert sum(sections) == info["n_bytes"] == clipq_file.stat().st_size
+    assert info["dense_bytes"] == 4 * 53002
+
+
+def test_info_refuses(clipq_file: Path, tmp_path: Path, capsys):
+    (tmp_path / "cut.clipq").write_bytes(clipq_file.read_bytes()[:-1])
+    assert "cut.clipq" in refused(capsys, "info", tmp_path / "cut.clipq")
+    (tmp_path / "text.clipq").write_text("hello")
+    assert "b'hello'" in refused(capsys, "info", tmp_path / "text.clipq")
+    assert "clipq encode" in refused(capsys, "info", clipq_file.with_name("net.mat"))
+    assert "nowhere.clipq" in refused(capsys, "info", tmp_path / "nowhere.clipq")
+
+
+# decode
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".npz", ".pt", ".pth"])
+def test_decode_gives_the_weights_bit_for_bit(suffix: str, clipq_file: Path, tmp_path: Path):
+    out = tmp_path / f"net{suffix}"
+    assert cli.main(["decode", str(clipq_file), str(out)]) == 0
+    if suffix == ".npz":
+        with np.load(out) as arrays:
+            state = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+    else:
+        state = load_file(out) if suffix == ".safetensors" else torch.load(out, weights_only=True)
+    expected = decode_sparse_quantized_net_v2(clipq_file).state_dict()
+    assert set(state) == set(expected)
+    assert all(torch.equal(state[name], expected[name]) for name in expected)
+
+
+def test_decode_takes_the_mat_struct_too(clipq_file: Path, tmp_path: Path):
+    for source in (clipq_file, clipq_file.with_name("net.mat")):
+        assert cli.main(["decode", str(source), str(tmp_path / f"from{source.suffix}.npz")]) == 0
+    assert (tmp_path / "from.mat.npz").read_bytes() == (tmp_path / "from.clipq.npz").read_bytes()
+
+
+def test_decode_refuses(clipq_file: Path, tmp_path: Path, capsys):
+    assert ".safetensors" in refused(capsys, "decode", clipq_file, tmp_path / "net.onnx")
+    damaged = bytearray(clipq_file.read_bytes())
+    damaged[2000] ^= 1
+    (tmp_path / "damaged.clipq").write_bytes(damaged)
+    (tmp_path / "out.pt").write_text("the old file")
+    assert "CRC" in refused(capsys, "decode", tmp_path / "damaged.clipq", tmp_path / "out.pt")
+    assert (tmp_path / "out.pt").read_text() == "the old file"
+    assert cli.main(["decode", str(clipq_file), str(tmp_path / "no" / "out.pt")]) == 2
+    assert "there is no folder" in capsys.readouterr().err
+
+
+# encode
+
+
+def test_encode_weights(weights: Path, tmp_path: Path, capsys):
+    out = tmp_path / "net.clipq"
+    arguments = ["--p", "0.5", "--b", "3", "--layer", "fc=0.9,2", "--convention", "index_bits=deep_compression"]
+    assert cli.main(["encode", str(weights), str(out), *arguments]) == 0
+    assert f"{out.stat().st_size:,} bytes" in capsys.readouterr().out
+    state, net = torch.load(weights, weights_only=True)["state_dict"], decode_sparse_quantized_net_v2(out)
+    settings = {"conv.weight": LayerSetting(0.5, 3), "fc.weight": LayerSetting(0.9, 2)}
+    assert [layer.name for layer in net.layers] == list(settings) and net.aliases == {"head.weight": "fc.weight"}
+    for name, theta in settings.items():
+        assert torch.equal(net.state_dict()[name], ws_learn_one_layer(state[name], theta.p, theta.b).quantized)
+    assert torch.equal(net.tensors["conv.bias"], state["conv.bias"]) and net.tensors["steps"] == 7
+
+
+def test_encode_by_patterns_and_conventions(weights: Path, tmp_path: Path):
+    out = tmp_path / "net.clipq"
+    chosen = ["--p", "0.5", "--b", "3", "--include", "f*", "--include", "conv", "--exclude", "fc"]
+    assert cli.main(["encode", str(weights), str(out), *chosen, "--convention", "partition=joined"]) == 0
+    (layer,) = decode_sparse_quantized_net_v2(out).layers
+    assert layer.name == "conv.weight"
+    (tmp_path / "other").mkdir()
+    assert cli.main(["encode", str(weights), str(tmp_path / "other" / "net.clipq"), *chosen]) == 0
+    assert (tmp_path / "other" / "net.clipq").read_bytes() != out.read_bytes()
+
+
+def test_encode_mat_and_back_is_the_same_file(clipq_file: Path, tmp_path: Path):
+    mat, back = tmp_path / "net.mat", tmp_path / "back.clipq"
+    assert cli.main(["encode", str(clipq_file), str(mat)]) == 0
+    assert cli.main(["encode", str(mat), str(back)]) == 0
+    assert back.read_bytes() == clipq_file.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "--p and --b"),
+        (["--p", "0.5"], "--p and --b"),
+        (["--p", "2", "--b", "4"], "[0, 1]"),
+        (["--p", "0.5", "--b", "1"], "bits b"),
+        (["--layer", "fc"], "NAME=P,B"),
+        (["--layer", "fc=0.5,x"], "NAME=P,B"),
+        (["--layer", "fc=0.5,99"], "--layer fc=0.5,99"),
+        (["--layer", "fc7=0.5,4"], "fc7"),
+        (["--layer", "steps=0.5,4"], "steps"),
+        (["--p", "0.5", "--b", "4", "--include", "fc7"], "fc7"),
+        (["--p", "0.5", "--b", "4", "--exclude", "*"], "no tensor to compress"),
+        (["--p", "0.5", "--b", "4", "--convention", "edge=left"], "edge"),
+        (["--p", "0.5", "--b", "4", "--convention", "search_order=backward"], "search_order"),
+    ],
+)
+def test_encode_refuses(arguments: list[str], words: str, weights: Path, tmp_path: Path, capsys):
+    assert words in refused(capsys, "encode", weights, tmp_path / "net.clipq", *arguments)
+    assert not (tmp_path / "net.clipq").exists()
+
+
+def test_encode_refuses_files(weights: Path, clipq_file: Path, tmp_path: Path, capsys):
+    theta = ["--p", "0.5", "--b", "4"]
+    assert ".clipq or .mat" in refused(capsys, "encode", weights, tmp_path / "net.zip", *theta)
+    assert "nowhere.pt" in refused(capsys, "encode", tmp_path / "nowhere.pt", tmp_path / "net.clipq", *theta)
+    assert "is quantized already" in refused(capsys, "encode", clipq_file, tmp_path / "net.clipq", *theta)
+    for suffix in (".pt", ".npz", ".safetensors", ".caffemodel", ".clipq", ".mat"):
+        (tmp_path / f"bad{suffix}").write_bytes(b"\x07nothing of the kind")
+        given = theta if suffix not in (".clipq", ".mat") else []
+        refused(capsys, "encode", tmp_path / f"bad{suffix}", tmp_path / "net.clipq", *given)
+    write_state({"w.weight": torch.tensor([[1.0, float("nan")]])}, tmp_path / "nan.npz")
+    assert "w.weight" in refused(capsys, "encode", tmp_path / "nan.npz", tmp_path / "net.clipq", *theta)
+    assert not (tmp_path / "net.clipq").exists()
