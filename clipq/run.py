@@ -35,6 +35,7 @@ from clipq.pretrained import load_weights
 from clipq.progress import NoProgress, ProgressBars
 from clipq.provenance import provenance
 from clipq.quantized_net import LayerSetting, QuantizedNet
+from clipq.report import write_report_page
 from clipq.search import Evaluation, as_record, search
 from clipq.search_log import SearchLogFile
 from clipq.subset_error import SubsetError
@@ -116,6 +117,7 @@ class Run:
             "seconds": {stage: round(s, 2) for stage, s in self._seconds.items()},
         }  # fmt: skip
         write_text(self.files.report, json.dumps(report, indent=1))
+        write_report_page(report, self.files.folder)
         return report
 
     # Stages
