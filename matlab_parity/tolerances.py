@@ -68,7 +68,7 @@ LEVEL = Tolerance(
 TRAJECTORY = Tolerance(
     "accumulated rounding", "1e-12 s, s the largest magnitude of the quantity over the run",
     "products of matrices summed in another order (BLAS) differ in float64's last digits at every iteration, and the "
-    "iterations carry the differences on; one weight that takes another code moves the rest by 1e-3 and more",
+    "iterations carry the differences on; a weight that takes another code shows in the codes, which are exact",
     _trajectory,
 )  # fmt: skip
 CONDITIONING = Tolerance(

@@ -9,7 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
+from clipq.train_config import TrainConfig
+from clipq.training import StepLoss, fit
 from matlab_parity import codec_parity, layer_parity, manifest, mlcircus_parity, search_parity, train_parity
 from matlab_parity.compare import Report, as_json, compare, lines, main
 from matlab_parity.layer_inputs import FIGURE_2, LAYER_FIELDS, one_at_a_time, settings_of
@@ -99,6 +103,27 @@ def test_readings_of_the_search_choose_otherwise() -> None:
         assert (cases[other]["theta"] != forward["theta"]).any(), other
     alone = cases["forward, full_precision, yes"]
     assert (alone["trace"]["eps"] != forward["trace"]["eps"]).any()
+
+
+@pytest.mark.parametrize(("errors", "kept"), [([0.3, 0.1, 0.2], 1), ([0.1, 0.1, 0.2], 1), (None, 2)])
+def test_the_best_epoch_is_kept(errors: list[float] | None, kept: int) -> None:
+    """D10: the epoch of the lowest validation error, of equals the later; the last one without validation."""
+    model, after = nn.Linear(2, 2), []
+
+    def measure(epoch_ends: bool) -> dict[str, float]:
+        if epoch_ends:
+            after.append(model.weight.detach().clone())
+        return {}
+
+    fit(
+        model,
+        lambda _: [torch.ones(4, 2)],
+        TrainConfig(epochs=3, lr=0.01, momentum=0.0, schedule="constant"),
+        objective=lambda network, x: StepLoss(network(x).square().sum(), 0.0, len(x)),
+        validate=(lambda _: errors[len(after) - 1]) if errors else None,
+        measure=measure,
+    )
+    assert [torch.equal(model.weight, weight) for weight in after] == [epoch == kept for epoch in range(3)]
 
 
 # Controls: what is just beyond a limit fails

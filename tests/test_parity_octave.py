@@ -5,21 +5,26 @@ Needs ``octave-cli``; where it is not there, these tests say so and are skipped.
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from matlab_parity import layer_parity
 from matlab_parity.captures import captures
 from matlab_parity.collect import EngineError, collect, octave_is_there, run_octave
 from matlab_parity.contents import differences
 from matlab_parity.infer import infer
 from matlab_parity.infer_report import write_probes
-from matlab_parity.layer_inputs import LayerInput
+from matlab_parity.layer_inputs import LAYER_FIELDS, LayerInput, conventions_struct, settings_of
+from matlab_parity.make_inputs import layer_case
 from matlab_parity.mat_files import load_mat, save_cases
-from matlab_parity.paths import RECONSTRUCTED, REFERENCE, ROOT
+from matlab_parity.paths import COLLECTORS, INPUTS, RECONSTRUCTED, REFERENCE, ROOT
 
 pytestmark = pytest.mark.skipif(not octave_is_there(), reason="octave-cli (GNU Octave 6 or later) is not on the PATH")
+
+EVERY = settings_of(LAYER_FIELDS)
 
 #: A copy of the release with hidden readings and arguments of its own, and the configuration that calls it.
 STRANGER = """
@@ -76,6 +81,32 @@ def test_the_contents_of_other_fixtures_differ() -> None:
     streams, other = (RECONSTRUCTED / f"encoded_net_{name}.mat" for name in ("best", "deep_compression"))
     assert differences(streams, streams) == []
     assert any("gaps" in line for line in differences(streams, other))
+
+
+def random_layer(rng: np.random.Generator, number: int) -> LayerInput:
+    """Any size, shape, precision, setting and reading; many with ties, zeros or one sign only."""
+    shape = tuple(rng.integers(1, 6, rng.integers(1, 5)).tolist())
+    W = rng.standard_t(3, shape) if rng.random() < 0.4 else rng.integers(-6, 7, shape) / 4.0
+    if rng.random() < 0.15:
+        W = np.abs(W)
+    p = float(rng.choice((0.0, 1.0, rng.random(), rng.integers(0, W.size + 1) / W.size)))
+    return LayerInput(
+        f"random {number}", W.astype(rng.choice([np.float32, np.float64])), p, int(rng.integers(2, 9)),
+        EVERY[rng.integers(len(EVERY))],
+    )  # fmt: skip
+
+
+def test_random_problems_agree(tmp_path: Path) -> None:
+    rng = np.random.default_rng(11)
+    cases = [random_layer(rng, number) for number in range(250)]
+    stored = [{**layer_case(c), "conv": conventions_struct(c.conventions)} for c in cases]
+    save_cases(tmp_path / "ws_learn_one_layer.mat", stored)
+    shutil.copy(INPUTS / "ws_learn_one_layer_conventions.mat", tmp_path)
+    (tmp_path / "out").mkdir()
+    run_octave(COLLECTORS, f"addpath('{REFERENCE}'); collect_ws_learn_one_layer('{tmp_path}', '{tmp_path / 'out'}')")
+    found = list(layer_parity.checks(tmp_path / "out"))
+    assert len({check.case for check in found if check.case.startswith("random")}) == len(cases)
+    assert [f"{c.case}, {c.quantity}: {c.deviation} > {c.limit} at {c.where}" for c in found if not c.passed] == []
 
 
 def test_an_error_in_a_script_is_reported() -> None:
