@@ -44,7 +44,6 @@ from clipq.training import History, fit, seed_everything, top1_error
 from clipq.ws_learn_one_layer import ws_learn_one_layer
 from clipq.ws_train import WsTrainResult, ws_train
 
-_EVALUATION_BATCH = 1000
 _HISTOGRAM_BINS = 120
 
 
@@ -137,10 +136,8 @@ class Run:
     ) -> tuple[dict[str, LayerSetting], list[Evaluation]]:
         config, seed = self.experiment.search, self.experiment.run.seed
         x, y = self.data.subset(config.subset, seed, self.experiment.run.workers)
-        subset = [
-            (x[i : i + _EVALUATION_BATCH], y[i : i + _EVALUATION_BATCH]) for i in range(0, len(y), _EVALUATION_BATCH)
-        ]
-        subset = [(a.to(self.device), b.to(self.device)) for a, b in subset]
+        size = self.data.evaluation_batch
+        subset = [(a.to(self.device), b.to(self.device)) for a, b in zip(x.split(size), y.split(size), strict=True)]
         bar = self._search_bar(config.evaluations * len(layers)) if config.mode in ("bayesopt", "random") else None
         settings, evaluations = search(
             dense,
@@ -171,7 +168,7 @@ class Run:
             model,
             lambda epoch: self._batches("train", config.batch_size, train=True, seed=seed, epoch=epoch),
             config,
-            validate=lambda m: top1_error(m, self._batches("val", _EVALUATION_BATCH)),
+            validate=lambda m: top1_error(m, self._batches("val", self.data.evaluation_batch)),
             seed=seed,
             amp=self.experiment.run.amp,
             checkpoints=CheckpointFile(path, self._fingerprint),
@@ -192,7 +189,7 @@ class Run:
 
     def _errors(self, dense: nn.Module, model: nn.Module, decoded: nn.Module) -> dict[str, float]:
         def error(network: nn.Module, split: Split) -> float:
-            return top1_error(network, self._batches(split, _EVALUATION_BATCH))
+            return top1_error(network, self._batches(split, self.data.evaluation_batch))
 
         return {
             "dense_val": error(dense, "val"),
@@ -238,7 +235,8 @@ class Run:
         digest = hashlib.sha256(self.experiment.to_toml().encode())
         digest.update(self.data.sha256.encode())
         if self.experiment.network.weights:
-            digest.update(Path(self.experiment.network.weights).read_bytes())
+            with open(self.experiment.network.weights, "rb") as weights:
+                digest.update(hashlib.file_digest(weights, "sha256").digest())
         return digest.hexdigest()
 
     def _search_bar(self, total: int) -> Callable[[Evaluation], None] | None:

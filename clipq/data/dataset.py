@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,6 +14,9 @@ import numpy as np
 import torch
 
 Split = Literal["train", "val", "test"]
+
+#: A batch that is only evaluated holds at most so many images, and so many numbers; its activations many times more.
+EVALUATION_IMAGES, EVALUATION_NUMBERS = 1000, 10_000_000
 
 
 class TensorPair(NamedTuple):
@@ -47,6 +51,11 @@ class Dataset(ABC):
     @property
     @abstractmethod
     def input_shape(self) -> tuple[int, int, int]: ...
+
+    @property
+    def evaluation_batch(self) -> int:
+        """How many images are evaluated at a time: as many as memory surely has room for."""
+        return max(1, min(EVALUATION_IMAGES, EVALUATION_NUMBERS // math.prod(self.input_shape)))
 
     @abstractmethod
     def size(self, split: Split) -> int:
