@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from clipq.errors import ModelError
+from clipq.model_check import is_uninitialized
 from clipq.quantized_net import WEIGHT_DTYPES
 
 #: Modules whose weights are compressed unless the caller names other types: linear maps, and convolutions of any
@@ -152,8 +153,9 @@ def _check_memory(model: nn.Module, chosen: Mapping[int, CompressibleLayer]) -> 
     """Refuses a weight whose memory another parameter or buffer uses, too: quantizing one would change the other."""
     spans = []
     for name, tensor in chain(model.named_parameters(), model.named_buffers()):
-        plain = type(tensor.data) is torch.Tensor and tensor.layout == torch.strided and not tensor.is_meta
-        start = tensor.data_ptr() if plain else 0
+        if is_uninitialized(tensor) or type(tensor.data) is not torch.Tensor or tensor.layout != torch.strided:
+            continue
+        start = tensor.data_ptr()  # 0 on the meta device
         if start:
             extent = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
             spans.append((str(tensor.device), start, start + extent * tensor.element_size(), name, id(tensor)))

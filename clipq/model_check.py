@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -31,6 +33,11 @@ def plain_model(model: nn.Module) -> nn.Module:
     return plain
 
 
+def is_uninitialized(value: Any) -> bool:
+    """Whether this is a lazy module's parameter or buffer that has no shape yet."""
+    return isinstance(value, nn.UninitializedParameter | nn.UninitializedBuffer)
+
+
 def check_state(model: nn.Module) -> None:
     """Refuses a network whose state dict a file cannot hold.
 
@@ -40,7 +47,7 @@ def check_state(model: nn.Module) -> None:
     for name, value in model.state_dict(keep_vars=True).items():
         if not isinstance(value, torch.Tensor):
             raise ModelError(f"{name}: expected a tensor, got {type(value).__name__}, which the file cannot hold")
-        if isinstance(value, nn.UninitializedParameter | nn.UninitializedBuffer):
+        if is_uninitialized(value):
             raise ModelError(f"{name}: not initialized yet; run one batch through the network first")
         try:
             type_name(name, value)
