@@ -33,8 +33,8 @@ class WriteError(ClipqError):
     """A file that cannot be written: a full disk, a folder that is missing; names the file, whose old content stays."""
 
 
-class Interrupted(ClipqError):
-    """A run that ended early because it was asked to (SIGINT, SIGTERM), its state saved; says how to go on."""
+class Interrupted(KeyboardInterrupt):
+    """A run that ends early because it was asked to (SIGINT, SIGTERM), its state saved; says where it stands."""
 
 
 class ClipqFormatError(ClipqError):

@@ -4,6 +4,9 @@
 
 Every stage keeps its state in the run's folder, so that a killed run goes on where it was.  The test images are read
 at the end only: every choice before is made on training and validation images.
+
+Several processes (``clipq.distributed``) train together; the search, and all that comes after the training, is done by
+one of them.
 """
 
 from __future__ import annotations
@@ -21,26 +24,29 @@ import numpy as np
 import torch
 from torch import nn
 
-from clipq.atomic_file import write_text
+from clipq import distributed
+from clipq.atomic_file import remove_leftovers, write_text
 from clipq.checkpoint import CheckpointFile
 from clipq.data import Dataset, Split, load_dataset
 from clipq.decode_sparse_quantized_net_v2 import decode_sparse_quantized_net_v2
 from clipq.encode_sparse_quantized_net_v2 import EncodedNet, encode_sparse_quantized_net_v2, write_clipq
-from clipq.errors import CheckpointError, ExperimentError
+from clipq.errors import CheckpointError, ExperimentError, Interrupted
 from clipq.experiment import Experiment
+from clipq.interruption import stop_requests
 from clipq.layers import CompressibleLayer, compressible_layers
 from clipq.matlab_net import write_mat
 from clipq.networks import build_network, deployed
 from clipq.pretrained import load_weights
-from clipq.progress import NoProgress, ProgressBars
+from clipq.progress import NoProgress, ProgressBars, SearchBar
 from clipq.provenance import provenance
 from clipq.quantized_net import LayerSetting, QuantizedNet
 from clipq.report import write_report_page
-from clipq.search import Evaluation, as_record, search
+from clipq.search import Evaluation, as_record, n_evaluations, search
 from clipq.search_log import SearchLogFile
 from clipq.subset_error import SubsetError
 from clipq.train_config import TrainConfig
-from clipq.training import History, fit, seed_everything, top1_error
+from clipq.train_state import History, seed_everything
+from clipq.training import fit, top1_error
 from clipq.ws_learn_one_layer import ws_learn_one_layer
 from clipq.ws_train import WsTrainResult, ws_train
 
@@ -66,34 +72,74 @@ class RunFiles:
 class Run:
     """One run.  ``folder`` is made, or continued where it holds the same experiment's run.
 
+    show: progress bars, on the process that writes.
+    checkpoint_every: seconds between two checkpoints within an epoch.
+
     Raises:
-        CheckpointError: the folder holds a run with another configuration.
+        CheckpointError: the folder holds a run with another configuration, data set or starting weights.
         DataError, ModelError, ExperimentError: see the data set, the network, the experiment.
     """
 
-    def __init__(self, experiment: Experiment, folder: Path, *, resume: bool = False, show: bool = True) -> None:
+    def __init__(
+        self,
+        experiment: Experiment,
+        folder: Path,
+        *,
+        resume: bool = False,
+        show: bool = True,
+        checkpoint_every: float = 60.0,
+    ) -> None:
+        distributed.connect()
         self.experiment = experiment
         self.files = RunFiles(folder)
-        self._show = show
+        self._show = show and distributed.is_writer()
+        self._checkpoint_every = checkpoint_every
+        self._asked_to_stop: Callable[[], bool] = lambda: False
         self._started = time.monotonic()
         self._seconds: dict[str, float] = {}
         if experiment.run.threads:
             torch.set_num_threads(experiment.run.threads)
         self.device = _device(experiment.run.device)
-        self.data: Dataset = load_dataset(
-            experiment.data.dataset, experiment.data.data_dir or None, experiment.data.images
+        self.data: Dataset = distributed.writer_first(
+            lambda: load_dataset(experiment.data.dataset, experiment.data.data_dir or None, experiment.data.images)
         )
-        self._claim_folder(resume)
+        distributed.on_writer(lambda: self._claim_folder(resume))
         self._fingerprint = self._make_fingerprint()
 
     def __call__(self) -> dict[str, Any]:
-        """Runs every stage that is not done yet; the report, which is then also in the folder."""
-        origin = provenance(self.experiment.run.seed)
+        """Runs every stage that is not done yet; the report, which is then also in the folder.
+
+        Raises:
+            Interrupted: SIGINT or SIGTERM came while a stage was at work whose state is now saved.
+        """
+        with stop_requests() as self._asked_to_stop:
+            return self._stages()
+
+    def _stages(self) -> dict[str, Any]:
+        origin = {**provenance(self.experiment.run.seed), "processes": distributed.world_size()}
         dense, dense_history = self._timed("dense", self._dense)
         layers = compressible_layers(dense, self.experiment.layers.include, self.experiment.layers.exclude)
-        settings, evaluations = self._timed("search", lambda: self._search(dense, layers))
+        settings, evaluations = self._timed(
+            "search", lambda: distributed.on_writer(lambda: self._search(dense, layers))
+        )
         model = copy.deepcopy(dense)
         trained = self._timed("train", lambda: self._train(model, settings))
+        return distributed.on_writer(
+            lambda: self._finish(origin, dense, dense_history, layers, settings, evaluations, model, trained)
+        )
+
+    def _finish(
+        self,
+        origin: dict[str, Any],
+        dense: nn.Module,
+        dense_history: History,
+        layers: list[CompressibleLayer],
+        settings: dict[str, LayerSetting],
+        evaluations: list[Evaluation],
+        model: nn.Module,
+        trained: WsTrainResult,
+    ) -> dict[str, Any]:
+        """What comes after the training: the file, its error, the report."""
         encoded = self._timed("encode", lambda: self._encode(trained.net))
         decoded = self._timed("decode", self._decode)
         errors = self._timed("test", lambda: self._errors(dense, model, decoded))
@@ -138,7 +184,7 @@ class Run:
         x, y = self.data.subset(config.subset, seed, self.experiment.run.workers)
         size = self.data.evaluation_batch
         subset = [(a.to(self.device), b.to(self.device)) for a, b in zip(x.split(size), y.split(size), strict=True)]
-        bar = self._search_bar(config.evaluations * len(layers)) if config.mode in ("bayesopt", "random") else None
+        bar = SearchBar(n_evaluations(config) * len(layers)) if self._show else None
         settings, evaluations = search(
             dense,
             layers,
@@ -147,9 +193,16 @@ class Run:
             conventions=self.experiment.conventions,
             seed=seed,
             log=SearchLogFile(self.files.search, self._fingerprint),
-            on_evaluation=bar,
+            on_evaluation=lambda evaluation: self._evaluated(evaluation, bar),
         )
         return settings, evaluations
+
+    def _evaluated(self, evaluation: Evaluation, bar: Callable[[Evaluation], None] | None) -> None:
+        if bar:
+            bar(evaluation)
+        if self._asked_to_stop():
+            layer = evaluation.layer.removesuffix(".weight")
+            raise Interrupted(f"the search stopped after evaluation {evaluation.number} of layer {layer}")
 
     def _train(self, model: nn.Module, settings: dict[str, LayerSetting]) -> WsTrainResult:
         layers = compressible_layers(model, self.experiment.layers.include, self.experiment.layers.exclude)
@@ -168,11 +221,12 @@ class Run:
             model,
             lambda epoch: self._batches("train", config.batch_size, train=True, seed=seed, epoch=epoch),
             config,
-            validate=lambda m: top1_error(m, self._batches("val", self.data.evaluation_batch)),
+            validate=lambda m: top1_error(m, self._batches("val", self.data.evaluation_batch), shared=True),
             seed=seed,
             amp=self.experiment.run.amp,
-            checkpoints=CheckpointFile(path, self._fingerprint),
+            checkpoints=CheckpointFile(path, self._fingerprint, self._checkpoint_every),
             progress=ProgressBars(title) if self._show else NoProgress(),
+            stop=self._asked_to_stop,
         )
 
     def _encode(self, net: QuantizedNet) -> EncodedNet:
@@ -227,32 +281,23 @@ class Run:
                     f"{self.files.config}: the run was started with another configuration than the one given now; "
                     "resume it without options, or start another run"
                 )
+            remove_leftovers(self.files.folder)
             return
         self.files.folder.mkdir(parents=True, exist_ok=True)
         write_text(self.files.config, text)
 
-    def _make_fingerprint(self) -> str:
-        digest = hashlib.sha256(self.experiment.to_toml().encode())
-        digest.update(self.data.sha256.encode())
-        if self.experiment.network.weights:
-            with open(self.experiment.network.weights, "rb") as weights:
-                digest.update(hashlib.file_digest(weights, "sha256").digest())
-        return digest.hexdigest()
-
-    def _search_bar(self, total: int) -> Callable[[Evaluation], None] | None:
-        if not self._show:
-            return None
-        from tqdm import tqdm
-
-        bar = tqdm(total=total, desc="search", mininterval=0.5)
-
-        def advance(e: Evaluation) -> None:
-            bar.set_postfix(layer=e.layer.removesuffix(".weight"), p=f"{e.p:.2f}", b=e.b, error=f"{e.eps:.4f}")
-            bar.update()
-            if bar.n == total:
-                bar.close()
-
-        return advance
+    def _make_fingerprint(self) -> dict[str, str]:
+        """What determines the run's result, on the same machine; the same for all processes."""
+        parts = {
+            "configuration": hashlib.sha256(self.experiment.to_toml().encode()).hexdigest(),
+            "data set": self.data.sha256,
+        }
+        if weights := self.experiment.network.weights:
+            with open(weights, "rb") as file:
+                parts["file of starting weights"] = hashlib.file_digest(file, "sha256").hexdigest()
+        for name, value in parts.items():
+            distributed.check_same(f"sha256 of the {name}", value)
+        return parts
 
     # The report's parts
 
@@ -308,10 +353,14 @@ def _layer_table(encoded: EncodedNet, net: QuantizedNet, settings: dict[str, Lay
 
 def _device(name: str) -> torch.device:
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and distributed.world_size() > 1:
+        name = f"cuda:{distributed.local_rank()}"
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ExperimentError(f"run.device: {name!r} cannot be used: {error}") from error
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     return device

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from clipq.atomic_file import write_text
-from clipq.errors import CheckpointError
+from clipq.checkpoint import check_fingerprint
+from clipq.errors import CheckpointError, WriteError
 from clipq.search import Evaluation, as_record
 
 
@@ -16,17 +17,17 @@ class SearchLogFile:
     """A file of JSON lines: first the search's fingerprint, then an evaluation a line.
 
     path: of the file; made where it is not there.
-    fingerprint: of everything that determines the search.
+    fingerprint: what determines the search, such as its configuration and data: name -> hash.
 
     Raises:
         CheckpointError: the file is damaged elsewhere than in its last line (which a kill can cut short), or is
             another search's.
     """
 
-    def __init__(self, path: str | Path, fingerprint: str) -> None:
+    def __init__(self, path: str | Path, fingerprint: Mapping[str, str]) -> None:
         self.path = Path(path)
         if not self.path.exists():
-            write_text(self.path, json.dumps({"fingerprint": fingerprint}) + "\n")
+            write_text(self.path, json.dumps({"fingerprint": dict(fingerprint)}) + "\n")
         self._evaluations = self._read(fingerprint)
 
     def evaluations(self) -> Sequence[Evaluation]:
@@ -34,22 +35,31 @@ class SearchLogFile:
         return tuple(self._evaluations)
 
     def append(self, evaluation: Evaluation) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(as_record(evaluation)) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        """Adds a line.
 
-    def _read(self, fingerprint: str) -> list[Evaluation]:
+        Raises:
+            WriteError: it cannot be written; the lines before are kept.
+        """
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(as_record(evaluation)) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise WriteError(
+                f"search log {self.path}: cannot be written: {error.strerror or error}; the lines before are kept"
+            ) from error
+
+    def _read(self, fingerprint: Mapping[str, str]) -> list[Evaluation]:
         text = self.path.read_text(encoding="utf-8", errors="replace")
         lines = text.split("\n")
-        if lines.pop():  # without a newline at its end the last line was cut short
-            write_text(self.path, "".join(f"{line}\n" for line in lines))
+        cut_short = lines.pop()  # without a newline at its end
         records = [self._parsed(line, number) for number, line in enumerate(lines, start=1)]
-        if not records or records[0] != {"fingerprint": fingerprint}:
-            raise CheckpointError(
-                f"search log {self.path}: belongs to another run: its configuration, data or starting weights differ; "
-                "use another run folder, or the configuration that the run was started with"
-            )
+        if not records or not isinstance(records[0].get("fingerprint"), dict):
+            raise CheckpointError(f"search log {self.path}: expected a fingerprint in the first line")
+        check_fingerprint(f"search log {self.path}", records[0]["fingerprint"], fingerprint)
+        if cut_short:
+            write_text(self.path, "".join(f"{line}\n" for line in lines))
         try:
             return [Evaluation(**record) for record in records[1:]]
         except TypeError as error:

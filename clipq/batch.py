@@ -1,0 +1,44 @@
+"""A batch is a tensor, or tuples, lists and mappings of tensors: taking one to a device, or a part of its samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+
+def to_device(batch: Any, device: torch.device) -> Any:
+    """Tensors of ``batch``, and whatever else has ``to``, on ``device``."""
+    if isinstance(batch, torch.Tensor):
+        return batch.to(device, non_blocking=True)
+    if callable(getattr(batch, "to", None)):  # a packed sequence, a batch of graphs, a tokenizer's output
+        return batch.to(device)
+    return _mapped(batch, lambda item: to_device(item, device))
+
+
+def lengths(batch: Any) -> set[int]:
+    """Of the tensors' first dimensions; one, the number of samples, where every tensor has an entry a sample."""
+    if isinstance(batch, torch.Tensor):
+        return {len(batch)} if batch.ndim else set()
+    found: set[int] = set()
+    _mapped(batch, lambda item: found.update(lengths(item)))
+    return found
+
+
+def part_of(batch: Any, samples: slice) -> Any:
+    """Some of the samples: each tensor cut along its first dimension."""
+    if isinstance(batch, torch.Tensor):
+        return batch[samples] if batch.ndim else batch
+    return _mapped(batch, lambda item: part_of(item, samples))
+
+
+def _mapped(batch: Any, change: Callable[[Any], Any]) -> Any:
+    """The container with ``change`` of what it holds; anything else as it is."""
+    if isinstance(batch, Mapping):
+        return {key: change(value) for key, value in batch.items()}
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*map(change, batch))
+    if isinstance(batch, tuple | list):
+        return type(batch)(map(change, batch))
+    return batch

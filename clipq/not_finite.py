@@ -1,0 +1,37 @@
+"""Where the numbers of a network stopped being finite."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+
+@torch.no_grad()
+def first_not_finite(model: nn.Module, forward: Callable[[], Any]) -> str | None:
+    """The first parameter with NaN or Inf in it; without one, the first module, in the order of ``forward``, whose
+    output has; None without one.
+
+    forward: passes a batch through ``model``.
+    """
+    for name, parameter in model.named_parameters():
+        if not torch.isfinite(parameter).all():
+            return f"the parameter {name}"
+    found: list[str] = []
+
+    def hook(name: str) -> Callable[..., None]:
+        def look(module: nn.Module, inputs: Any, output: Any) -> None:
+            if not found and isinstance(output, torch.Tensor) and not torch.isfinite(output).all():
+                found.append(f"the output of {name}")
+
+        return look
+
+    hooks = [module.register_forward_hook(hook(name)) for name, module in model.named_modules() if name]
+    try:
+        forward()
+    finally:
+        for handle in hooks:
+            handle.remove()
+    return found[0] if found else None

@@ -1,0 +1,47 @@
+"""What updates the weights, and at which rate."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from clipq.train_config import TrainConfig
+
+
+def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """SGD or Adam on the trainable parameters; the full-precision ones of layers whose weights are shared."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    decayed = [p for p in parameters if p.ndim > 1 or config.decay_biases]
+    others = [p for p in parameters if not (p.ndim > 1 or config.decay_biases)]
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    groups = [g for g in groups if g["params"]]
+    if config.optimizer == "adam":
+        return torch.optim.Adam(groups, lr=config.lr)
+    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def learning_rate(config: TrainConfig, step: int, steps_per_epoch: int) -> float:
+    """The rate of step ``step`` (from 0), warm-up included."""
+    total = max(1, config.epochs * steps_per_epoch)
+    warmup = config.warmup_epochs * steps_per_epoch
+    if step < warmup:
+        return config.lr * (step + 1) / (warmup + 1)
+    t = min(1.0, (step - warmup) / max(1.0, total - warmup))  # a loader's len may be an estimate
+    match config.schedule:
+        case "step":
+            return config.lr * config.gamma ** math.floor(step / steps_per_epoch / config.step_epochs)
+        case "cosine":
+            return config.lr * 0.5 * (1 + math.cos(math.pi * t))
+        case "linear":
+            return config.lr * (1 - t)
+        case "inv":
+            return config.lr * (1 + config.gamma * step) ** -0.75
+        case _:
+            return config.lr
