@@ -5,11 +5,20 @@ ends the help.
 """
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from clipq.errors import ClipqFormatError
 
-class Interrupted(KeyboardInterrupt):
-    """The user stopped a command that can go on later; the message says how."""
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Errors of a compressed file's format say which file it is."""
+    try:
+        yield
+    except ClipqFormatError as error:
+        raise ClipqFormatError(f"{path}: {error}") from error
 
 
 def output_file(text: str) -> Path:

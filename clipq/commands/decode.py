@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from clipq.commands import output_file
+from clipq.commands import naming, output_file
 from clipq.decode_sparse_quantized_net_v2 import decode_sparse_quantized_net_v2
 from clipq.state_file import WRITE_SUFFIXES, write_state
 
@@ -28,7 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    state = decode_sparse_quantized_net_v2(args.file).state_dict()
+    with naming(args.file):
+        net = decode_sparse_quantized_net_v2(args.file)
+    state = net.state_dict()
     size = write_state(state, args.output)
     print(f"{args.output}: {len(state)} tensors, {size:,} bytes")
     return 0

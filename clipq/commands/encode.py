@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import get_args
 
 from clipq.bits import Coder
-from clipq.commands import output_file
+from clipq.commands import naming, output_file
 from clipq.commands.info import info_text
 from clipq.conventions import Conventions
 from clipq.decode_sparse_quantized_net_v2 import decode_sparse_quantized_net_v2, inspect
@@ -94,7 +94,8 @@ def _recoded(args: argparse.Namespace, readings: dict[str, str]) -> QuantizedNet
     given += [f"--convention {name}" for name in readings if name != "index_bits"]
     if given:
         raise SettingError(f"{args.file}: is quantized already; expected dense weights for {', '.join(given)}")
-    return decode_sparse_quantized_net_v2(args.file)
+    with naming(args.file):
+        return decode_sparse_quantized_net_v2(args.file)
 
 
 def _quantized(args: argparse.Namespace, conventions: Conventions) -> QuantizedNet:

@@ -8,6 +8,7 @@ import math
 from dataclasses import asdict
 from pathlib import Path
 
+from clipq.commands import naming
 from clipq.decode_sparse_quantized_net_v2 import LayerInfo, NetInfo, inspect
 from clipq.errors import SettingError
 from clipq.matlab_net import is_matlab
@@ -24,7 +25,8 @@ def run(args: argparse.Namespace) -> int:
     data = args.file.read_bytes()
     if is_matlab(data):
         raise SettingError(f"{args.file}: expected a .clipq file, got a .mat file; `clipq encode` makes one of it")
-    info = inspect(data)
+    with naming(args.file):
+        info = inspect(data)
     if args.json:
         print(json.dumps({**asdict(info), "dense_bytes": dense_bytes(info)}, indent=1))
     else:

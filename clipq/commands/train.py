@@ -9,8 +9,8 @@ from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
-from clipq.commands import Interrupted
-from clipq.errors import CheckpointError, ClipqError, ExperimentError
+from clipq import distributed
+from clipq.errors import CheckpointError, ClipqError, ExperimentError, Interrupted
 from clipq.experiment import Experiment, list_experiments, load_experiment
 from clipq.report import PAGE, terminal_table
 from clipq.run import Run, RunFiles
@@ -25,6 +25,7 @@ examples:
   clipq train --p 0.9 --b 4                                 no search: the same p and b for every layer
   clipq train --resume                                      go on with the run that was interrupted last
 
+Several processes train together: torchrun --nproc-per-node=N scripts/ws_train.py ...
 The keys of an experiment are in its file; the run's folder has one with every key: config.toml.
 """
 
@@ -70,28 +71,36 @@ def run(args: argparse.Namespace) -> int:
         args.overrides.append(args.resume)
         args.resume = ""
     overrides = dict(_overrides(args))
-    if args.resume is None:
-        experiment = load_experiment(args.experiment or "digits", overrides)
-        folder = _new_folder(args, experiment)
-    else:
-        folder = _folder_to_resume(args)
-        experiment = _as_it_was(folder, args, overrides)
+    distributed.connect()
+    folder, experiment = distributed.on_writer(lambda: _prepared(args, overrides))
     try:
         _work(experiment, folder, args)
     except (ClipqError, OSError):
-        _discard_if_nothing_was_done(folder)
+        if distributed.is_writer():
+            _discard_if_nothing_was_done(folder)
         raise
-    except KeyboardInterrupt:
-        raise Interrupted(f"go on with: clipq train --resume {shlex.quote(str(folder))}") from None
+    except KeyboardInterrupt as stop:
+        where = f"{stop}; " if str(stop) else ""
+        raise Interrupted(f"{where}go on with: clipq train --resume {shlex.quote(str(folder))}") from None
     return 0
+
+
+def _prepared(args: argparse.Namespace, overrides: dict[str, str]) -> tuple[Path, Experiment]:
+    """The run's folder, which is there, and its experiment."""
+    if args.resume is not None:
+        folder = _folder_to_resume(args)
+        return folder, _as_it_was(folder, args, overrides)
+    experiment = load_experiment(args.experiment or "digits", overrides)
+    return _new_folder(args, experiment), experiment
 
 
 def _work(experiment: Experiment, folder: Path, args: argparse.Namespace) -> None:
     job = Run(experiment, folder, resume=args.resume is not None, show=not args.quiet)
-    if not args.quiet:
+    if not args.quiet and distributed.is_writer():
         print("\n".join(f"{what:<12}{text}" for what, text in _plan(job)), flush=True)
     report = job()
-    print("" if args.quiet else "\n", terminal_table(report, folder), sep="")
+    if distributed.is_writer():
+        print("" if args.quiet else "\n", terminal_table(report, folder), sep="")
 
 
 def _plan(job: Run) -> Iterator[tuple[str, str]]:
@@ -107,11 +116,13 @@ def _plan(job: Run) -> Iterator[tuple[str, str]]:
         f"{search.mode}: {search.evaluations} evaluations a layer on {min(search.subset, data.size('train')):,} "
         f"training images, lambda = {search.lambda_:g}"
     )
+    n = distributed.world_size()
+    processes = f", {n} processes" if n > 1 else ""
     yield "experiment", f"{experiment.name}: {experiment.experiment.description}"
     yield "data", f"{data.name}: {images}"
     yield "network", f"{experiment.network.name}, {origin}"
     yield "search", how.get(search.mode, searched)
-    yield "fine-tuning", f"CLIP-Q: {_epochs(experiment.train)}, on {job.device}"
+    yield "fine-tuning", f"CLIP-Q: {_epochs(experiment.train)}, on {job.device}{processes}"
     yield "results", f"{job.files.folder}"
 
 
