@@ -1,3 +1,19 @@
 """CLIP-Q: network compression learning by in-parallel pruning-quantization (Tung and Mori, CVPR 2018)."""
 
+from clipq.api import Compressed, compress, load, load_into, save
+from clipq.conventions import Conventions
+from clipq.errors import ClipqError
+from clipq.layers import DEFAULT_TYPES, compressible_layers
+from clipq.quantized_net import LayerSetting, QuantizedLayer, QuantizedNet
+from clipq.search_config import SearchConfig
+from clipq.subset_error import SubsetError
+from clipq.train_config import TrainConfig
+from clipq.training import StepLoss, top1_error
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "DEFAULT_TYPES", "ClipqError", "Compressed", "Conventions", "LayerSetting", "QuantizedLayer", "QuantizedNet",
+    "SearchConfig", "StepLoss", "SubsetError", "TrainConfig", "compress", "compressible_layers", "load", "load_into",
+    "save", "top1_error",
+]  # fmt: skip

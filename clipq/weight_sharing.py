@@ -6,8 +6,8 @@ full-precision weights; gradients pass straight through to those, which are what
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -73,10 +73,10 @@ class SharedWeights:
         with ExitStack() as undo:
             for layer in layers:
                 for module, attribute in layer.owners:
-                    undo.enter_context(_parametrized(module, attribute, self.by_layer[layer.name]))
+                    undo.callback(_parametrize(module, attribute, self.by_layer[layer.name]))
             recurrent = {m: None for layer in layers for m, _ in layer.owners if isinstance(m, nn.RNNBase)}
             for module in recurrent:
-                undo.enter_context(_flat_weights_renewed(module))
+                undo.callback(_renew_flat_weights(module))
             self._undo = undo.pop_all()
 
     def remove(self) -> None:
@@ -145,30 +145,33 @@ def _quantized_layer(layer: CompressibleLayer, theta: LayerSetting, conventions:
     return QuantizedLayer(layer.name, theta.b, learned.codes.cpu().numpy(), learned.levels.cpu().numpy(), dtype)
 
 
-@contextmanager
-def _parametrized(module: nn.Module, attribute: str, sharing: WeightSharing) -> Iterator[None]:
-    """The parametrization on and, at the end, off again, the module's parameters in their old order."""
+def _parametrize(module: nn.Module, attribute: str, sharing: WeightSharing) -> Callable[[], None]:
+    """Puts the parametrization on; gives what takes it off and puts the module's parameters in their old order."""
     order = list(module._parameters)
     parametrize.register_parametrization(module, attribute, sharing)
-    try:
-        yield
-    finally:
+
+    def undo() -> None:
         parametrize.remove_parametrizations(module, attribute, leave_parametrized=False)
         for name in [n for n in order if n in module._parameters]:
             module._parameters[name] = module._parameters.pop(name)
 
+    return undo
 
-@contextmanager
-def _flat_weights_renewed(module: nn.RNNBase) -> Iterator[None]:
-    """A recurrent layer computes with a list of its weights that it made once: here, anew at every forward pass."""
+
+def _renew_flat_weights(module: nn.RNNBase) -> Callable[[], None]:
+    """Makes a recurrent layer list its weights anew at every forward pass: it computes with a list that it made once.
+
+    Gives what ends it.
+    """
     held = module._flat_weights
 
     def renew(module: nn.RNNBase, inputs: Any) -> None:
         module._flat_weights = [getattr(module, name) for name in module._flat_weights_names]
 
     hook = module.register_forward_pre_hook(renew)
-    try:
-        yield
-    finally:
+
+    def undo() -> None:
         hook.remove()
         module._flat_weights = held
+
+    return undo

@@ -60,7 +60,7 @@ def ws_train(
     """
     with share_weights(layers, settings, conventions) as shared:
         options.setdefault("measure", _measure(shared.by_layer, conventions))
-        history = fit(model, epochs, config, validate=validate, **options)
+        history = fit(model, epochs, config, validate=validate, **options) if config.epochs else History()
     net = quantized_net(model, layers, settings, conventions)
     full_precision = {layer.name: layer.weight.detach().clone() for layer in layers}
     keep_quantized(layers, net)

@@ -1,0 +1,297 @@
+"""CLIP-Q on any network in a few lines: compress, save, load.  The package's public functions; ``docs/python.md``.
+
+net = clipq.compress(model, loader, metric).net
+clipq.save(net, "net.clipq")
+clipq.load_into(Net(), "net.clipq")
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+
+from clipq.bits import Coder
+from clipq.conventions import Conventions
+from clipq.decode_sparse_quantized_net_v2 import decode_sparse_quantized_net_v2
+from clipq.encode_sparse_quantized_net_v2 import encode_sparse_quantized_net_v2, write_clipq
+from clipq.errors import ModelError, SettingError
+from clipq.layers import DEFAULT_TYPES, CompressibleLayer, compressible_layers, matches
+from clipq.matlab_net import write_mat
+from clipq.model_check import check_state, is_uninitialized, plain_model
+from clipq.progress import NoProgress, ProgressBars, SearchBar
+from clipq.quantized_net import LayerSetting, QuantizedNet
+from clipq.search import Evaluation, n_evaluations
+from clipq.search import search as search_settings
+from clipq.search_config import SearchConfig
+from clipq.subset_error import SubsetError
+from clipq.train_config import TrainConfig
+from clipq.train_state import History, seed_everything
+from clipq.training import Objective, StepLoss, count_batches
+from clipq.ws_train import ws_train
+
+#: model -> error in [0, 1], lower is better.
+Metric = Callable[[nn.Module], float]
+Theta = LayerSetting | tuple[float, int]
+Model = TypeVar("Model", bound=nn.Module)
+
+
+@dataclass(frozen=True, eq=False)
+class Compressed:
+    """What ``compress`` gives.
+
+    net: the compressed network: integer codes, levels, and every other tensor of the state dict.
+    settings: weight name -> (p, b) that it was compressed with.
+    history: of the fine-tuning: ``steps`` and ``epochs``, a dict of figures each.
+    evaluations: of the search; none where the settings were given.
+    """
+
+    net: QuantizedNet
+    settings: Mapping[str, LayerSetting]
+    history: History
+    evaluations: Sequence[Evaluation]
+
+
+@torch.enable_grad()
+def compress(
+    model: nn.Module,
+    loader: Iterable[Any],
+    metric: Metric | None,
+    *,
+    search: SearchConfig | None = None,
+    settings: Mapping[str, Theta] | None = None,
+    train: TrainConfig = TrainConfig(),  # noqa: B008 (frozen)
+    search_metric: Metric | SubsetError | None = None,
+    loss: Callable[[Any, Any], torch.Tensor] | None = None,
+    objective: Objective | None = None,
+    include: str | Iterable[str] = ("*",),
+    exclude: str | Iterable[str] = (),
+    types: type[nn.Module] | Sequence[type[nn.Module]] = DEFAULT_TYPES,
+    conventions: Conventions = Conventions(),  # noqa: B008 (frozen)
+    seed: int = 0,
+    amp: bool = False,
+    progress: bool = False,
+) -> Compressed:
+    """Compresses a trained network in place: chooses each layer's (p, b), prunes and quantizes while fine-tuning.
+
+    Afterwards ``model`` is a plain module again that holds the quantized weights.  An error or Ctrl-C leaves it plain,
+    too, with the full-precision weights of that moment.
+
+    model: on any device, in any floating type, in whichever mode; the mode of every module is put back at the end.
+    loader: training batches (x, y), or of anything with an ``objective``; iterated once an epoch, must know its
+        ``len``.  Its batch size counts, not that of ``train``.
+    metric: model -> error in [0, 1] of held-out samples, lower is better; called in evaluation mode without gradients,
+        after each epoch; the weights of the epoch with the lowest error are kept.  None keeps the last epoch's.
+    search: how (p, b) are chosen; by Bayesian optimisation unless it says otherwise.
+    settings: instead of a search, layer name or shell pattern -> (p, b); a layer takes the first that matches it.
+    train: the fine-tuning's knobs; ``epochs=0`` prunes and quantizes without.
+    search_metric: as ``metric``, for the search, which calls it ``search.evaluations`` times a layer.  It should be
+        quick and on training samples, as the paper's; a ``SubsetError`` is the quickest.  None takes ``metric``.
+    loss: (outputs, targets) -> scalar, the mean over the minibatch; None takes the cross entropy of class scores.
+    objective: instead of ``loss``, (model, batch) -> ``StepLoss``.
+    include, exclude, types: the layers; see ``clipq.layers.compressible_layers``.
+    conventions: readings of the paper that its sources leave open.
+    seed: torch's, NumPy's and Python's generators are set from it, the loader's own ones too.
+    amp: mixed precision, on a GPU only.
+    progress: bars on the terminal.
+
+    Raises:
+        ModelError: a network, a layer or a pattern that cannot be compressed as asked; nothing has been changed.
+        SettingError: options that exclude each other, or a metric that is no error in [0, 1].
+        DataError: batches of unknown number, or none.
+        WeightError, TrainingError: weights or a loss that are NaN or Inf.
+    """
+    if torch.is_inference_mode_enabled():
+        raise ModelError("network: cannot be trained inside torch.inference_mode()")
+    _exclude_each_other(search=search, settings=settings)
+    _exclude_each_other(loss=loss, objective=objective)
+    plain = plain_model(model)
+    layers = compressible_layers(plain, include, exclude, types)
+    check_state(plain)
+    if train.epochs:
+        count_batches(loader)
+        if not any(p.requires_grad for p in plain.parameters()):
+            raise ModelError("network: every parameter is frozen (requires_grad is False); expected train.epochs = 0")
+    with _modes_put_back(plain):
+        seed_everything(seed)
+        evaluations: list[Evaluation] = []
+        if settings is not None:
+            chosen = _given_settings(layers, settings)
+        else:
+            search = search or SearchConfig()
+            error = _search_error(search, metric, search_metric)
+            bar = SearchBar(n_evaluations(search) * len(layers)) if progress else None
+            chosen, evaluations = search_settings(
+                plain, layers, error, search, conventions=conventions, seed=seed, on_evaluation=bar
+            )
+        trained = ws_train(
+            plain, layers, chosen, _Epochs(loader), train, conventions=conventions, seed=seed, amp=amp,
+            validate=_checked(metric, "metric") if metric else None, objective=objective or _objective(loss),
+            progress=ProgressBars("CLIP-Q") if progress else NoProgress(),
+        )  # fmt: skip
+    plain.zero_grad(set_to_none=True)
+    return Compressed(trained.net, chosen, trained.history, evaluations)
+
+
+def save(
+    net: QuantizedNet,
+    path: str | os.PathLike[str],
+    coder: Coder | Literal["best"] = "best",
+    conventions: Conventions = Conventions(),  # noqa: B008 (frozen)
+) -> int:
+    """Writes a compressed network atomically; gives the file's size in bytes.
+
+    path: a name that ends in ``.mat`` makes the struct for MATLAB (docs/format.md), which has the streams of the coder
+        ``fixed``; any other a ``.clipq`` file.
+    coder: ``fixed``, the paper's; ``entropy``; or ``best``, the smaller one for each layer.
+
+    Raises:
+        SettingError: an unknown coder, or a tensor that the file cannot hold.
+    """
+    if Path(path).suffix.lower() == ".mat":
+        return write_mat(net, path, conventions)
+    return write_clipq(encode_sparse_quantized_net_v2(net, coder, conventions), path)
+
+
+def load(source: str | os.PathLike[str] | bytes) -> QuantizedNet:
+    """The compressed network in a ``.clipq`` or ``.mat`` file, or in its bytes; no model is needed.
+
+    Raises:
+        ClipqFormatError: a subclass of it that says what is wrong with the file, and where.
+        OSError: the file cannot be read.
+    """
+    return decode_sparse_quantized_net_v2(source)
+
+
+def load_into(model: Model, source: QuantizedNet | str | os.PathLike[str] | bytes) -> Model:
+    """Loads a compressed network into ``model``, which stays on its device and in its types; gives ``model``.
+
+    Raises:
+        ModelError: entries that are missing, unexpected or of another shape, all of them named; nothing was loaded.
+        ClipqFormatError, OSError: as ``load``.
+    """
+    plain = plain_model(model)
+    state = (source if isinstance(source, QuantizedNet) else load(source)).state_dict()
+    own = plain.state_dict(keep_vars=True)
+    faults = [f"missing in the file: {name}" for name in own if name not in state]
+    faults += [f"unexpected in the file: {name}" for name in state if name not in own]
+    faults += [_misfit(name, state[name], own[name]) for name in state if name in own]
+    if any(faults):
+        raise ModelError("network and file do not fit: " + "; ".join(fault for fault in faults if fault))
+    plain.load_state_dict(state)
+    return model
+
+
+def _misfit(name: str, stored: torch.Tensor, own: Any) -> str:
+    """What hinders loading an entry; empty if nothing does."""
+    if is_uninitialized(own):
+        return ""  # takes the shape that it is given
+    if not isinstance(own, torch.Tensor):
+        return f"{name}: expected a tensor in the network, got {type(own).__name__}"
+    if own.shape != stored.shape:
+        return f"{name}: {tuple(stored.shape)} in the file, {tuple(own.shape)} in the network"
+    return f"{name}: on the meta device in the network (see torch.nn.Module.to_empty)" if own.is_meta else ""
+
+
+def _exclude_each_other(**options: Any) -> None:
+    if all(value is not None for value in options.values()):
+        raise SettingError(f"compress: expected one of {' and '.join(options)}, got both")
+
+
+def _given_settings(layers: Sequence[CompressibleLayer], given: Mapping[str, Theta]) -> dict[str, LayerSetting]:
+    chosen, used = {}, set()
+    for layer in layers:
+        key = next((k for k in given if matches(layer.name, (k,))), None)
+        if key is None:
+            raise ModelError(f"settings: no (p, b) for layer {layer.name}; given for: {', '.join(given) or 'none'}")
+        chosen[layer.name] = _theta(key, given[key])
+        used.add(key)
+    unused = [key for key in given if key not in used]
+    if unused:
+        raise ModelError(
+            f"settings: for no layer: {', '.join(unused)}; the layers: {', '.join(layer.name for layer in layers)}"
+        )
+    return chosen
+
+
+def _theta(key: str, given: Theta) -> LayerSetting:
+    if isinstance(given, LayerSetting):
+        return given
+    if not isinstance(given, Sequence) or len(given) != 2:
+        raise SettingError(f"settings: {key}: expected (p, b), got {given!r}")
+    return LayerSetting(*given)
+
+
+def _search_error(config: SearchConfig, metric: Metric | None, search_metric: Metric | SubsetError | None) -> Metric:
+    if isinstance(search_metric, SubsetError):
+        return search_metric
+    chosen = search_metric or metric
+    if chosen is None and config.mode in ("bayesopt", "random"):
+        raise SettingError(f"compress: a search of mode {config.mode} needs a metric or a search_metric, got none")
+    return _checked(chosen, "search_metric" if search_metric else "metric") if chosen else lambda model: 0.0
+
+
+def _checked(metric: Metric, name: str) -> Metric:
+    """The metric in evaluation mode, its weights quantized once a call, its value a number in [0, 1]."""
+
+    @torch.no_grad()
+    def measured(model: nn.Module) -> float:
+        model.eval()
+        with parametrize.cached():
+            value = metric(model)
+        try:
+            number = float(value)
+        except (TypeError, ValueError, RuntimeError):
+            number = -1.0
+        if not 0.0 <= number <= 1.0:
+            raise SettingError(f"{name}: expected an error in [0, 1], lower is better; got {value!r}")
+        return number
+
+    return measured
+
+
+def _objective(loss: Callable[[Any, Any], torch.Tensor] | None) -> Objective | None:
+    """The objective of batches (x, y) with the user's loss; None where there is none."""
+    if loss is None:
+        return None
+
+    def objective(model: nn.Module, batch: Any) -> StepLoss:
+        x, y = batch
+        return StepLoss(loss(model(x), y), float("nan"), len(y))
+
+    return objective
+
+
+class _Epochs:
+    """The user's loader as ``fit`` wants it: in each epoch the order that (seed, epoch) gives."""
+
+    def __init__(self, loader: Iterable[Any]) -> None:
+        self._loader = loader
+
+    def __call__(self, epoch: int) -> Iterable[Any]:
+        parts = [self._loader, *(getattr(self._loader, n, None) for n in ("dataset", "sampler", "batch_sampler"))]
+        for part in parts:
+            if callable(getattr(part, "set_epoch", None)):
+                part.set_epoch(epoch)  # type: ignore[union-attr]
+            generator = getattr(part, "generator", None)
+            if isinstance(generator, torch.Generator):
+                generator.manual_seed(torch.initial_seed())  # which fit has set from (seed, epoch)
+        return self._loader
+
+
+@contextmanager
+def _modes_put_back(model: nn.Module) -> Iterator[None]:
+    """Training or evaluation mode of every module as before, whatever ends the block."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
