@@ -72,7 +72,8 @@ class HostWeights:
         """m_k and m_{k+1} of each rank."""
         bands = [self._likely_band(rank) for rank in ranks]
         self._take_candidates(min((band.low for band in bands), default=inf))
-        return [self._pair(rank, band) for rank, band in zip(ranks, bands, strict=True)]
+        values = [part.take(where) for part, where in zip(self._parts, self._candidates, strict=True)]
+        return [self._pair(values, rank, band) for rank, band in zip(ranks, bands, strict=True)]
 
     def prune_first(self, rank: Rank, value: float) -> None:
         """Marks as pruned the first of the weights of magnitude ``value``, as many as make k with the smaller ones."""
@@ -145,15 +146,14 @@ class HostWeights:
         first, last = floor(q * size - margin), ceil(q * size + margin)
         return _Band(float(sample[first]) if first > 0 else 0.0, float(sample[last]) if last < size else inf)
 
-    def _pair(self, rank: Rank, band: _Band) -> tuple[float, float]:
+    def _pair(self, values: list[np.ndarray], rank: Rank, band: _Band) -> tuple[float, float]:
         """m_k and m_{k+1}: from the band where the counts prove that it holds them, from all weights otherwise."""
         above, inside = 0, []
-        for part, where in zip(self._parts, self._candidates, strict=True):
-            values = part.take(where)
-            magnitudes = np.abs(values) if rank.sign == 0 else values * values.dtype.type(rank.sign)
+        for part in values:
+            magnitudes = np.abs(part) if rank.sign == 0 else part * part.dtype.type(rank.sign)
             over = magnitudes > band.high
             above += int(np.count_nonzero(over))
-            inside.append(magnitudes[(magnitudes >= band.low) & (magnitudes > 0) & ~over])
+            inside.append(magnitudes.take(_positions((magnitudes >= band.low) & (magnitudes > 0) & ~over)))
         in_band = np.concatenate(inside)
         k = rank.k - (rank.n - above - len(in_band))  # within the band
         if 1 <= k < len(in_band):

@@ -81,7 +81,8 @@ def training_step(network: str, batch: int, shape: tuple[int, ...], device: torc
         model = build_network(network, n_classes=10, input_shape=shape).to(device)
         if name == "CLIP-Q":
             layers = compressible_layers(model)
-            share_weights(layers, {layer.name: LayerSetting(0.9, 4) for layer in layers})
+            shared = share_weights(layers, {layer.name: LayerSetting(0.9, 4) for layer in layers})
+            assert shared.by_layer, "held while the steps are measured"
         works[name] = _step(model, torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9), x, y)
     seconds = in_turn(works, repeats, device)
     return {
