@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -34,7 +34,10 @@ def training(report: Report, new_figure: NewFigure) -> tuple[Figure, str] | None
         for phase in phases[1:]:
             panel.axvline(phase.start, color="black", linewidth=0.8, linestyle=":")
     _error_panel(panels[0], report, phases)
-    panels[1].set_yscale("log")
+    if panels[1].dataLim.y1 > 10 * panels[1].dataLim.minpos[1]:
+        panels[1].set_yscale("log")
+        panels[1].yaxis.set_major_formatter("{x:g}")
+        panels[1].yaxis.set_minor_formatter("")
     for panel in panels[2:]:
         panel.set_ylim(0, 1.15 * max(panel.dataLim.y1, 1e-3))
     panels[-1].set_xlabel("iterations (minibatches)")
@@ -45,7 +48,8 @@ def training(report: Report, new_figure: NewFigure) -> tuple[Figure, str] | None
     names = " and ".join(phase.title for phase in phases)
     return figure, (
         f"Error, loss and sparsity over the iterations of {names}. The weights kept are those of the epoch with the "
-        "lowest validation error. Bits per weight are those of the layers in the file, index and codebook included."
+        "lowest validation error. Bits per weight are those of the coder `fixed`: index, codes and, unless reading A09 "
+        "says otherwise, codebook."
     )
 
 
@@ -81,15 +85,8 @@ def _phase_lines(panel: Axes, phase: _Phase, key: str, scale: float) -> None:
     minibatches = [(phase.start + s["step"] + 1, scale * s[key]) for s in phase.steps if key in s]
     ends = [(phase.start + phase.per_epoch * (e["epoch"] + 1), scale * e[key]) for e in phase.epochs if key in e]
     if key in ("error", "loss") and minibatches:
-        panel.plot(
-            *np.transpose(minibatches),
-            ".",
-            color=BLUE,
-            alpha=0.35,
-            markeredgewidth=0,
-            markersize=3.5,
-            label="training, minibatch",
-        )
+        style: dict[str, Any] = {"color": BLUE, "alpha": 0.4, "markersize": 2.5, "markeredgewidth": 0}
+        panel.plot(*np.transpose(minibatches), "o", label="training, minibatch", **style)
     if ends:
         panel.plot(*np.transpose(ends), ".-", color=BLUE, markersize=3, label="training, epoch")
 
@@ -110,5 +107,5 @@ def _error_panel(panel: Axes, report: Report, phases: Sequence[_Phase]) -> None:
     dense = 100 * report["error"]["dense_val"]
     panel.axhline(dense, color=GREY, linewidth=0.8, linestyle="--", label="dense network, validation")
     panel.set_yscale("symlog", linthresh=1, linscale=0.5)
-    panel.set_ylim(0, 100)
-    panel.set_yticks([0, 1, 10, 100], ["0", "1", "10", "100"])
+    panel.set_ylim(0, 10 if panel.dataLim.y1 < 10 else 100)
+    panel.yaxis.set_major_formatter("{x:g}")
