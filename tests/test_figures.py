@@ -31,7 +31,7 @@ def pixels(png: bytes) -> np.ndarray:
     return imread(io.BytesIO(png))
 
 
-@pytest.mark.parametrize("n_layers", [1, 5, 31])
+@pytest.mark.parametrize("n_layers", [1, 31])
 def test_every_number_of_layers(n_layers: int):
     drawings = list(draw_figures(example_report(n_layers)))
     assert [d.name for d in drawings] == ALL
@@ -54,12 +54,12 @@ def test_the_same_report_gives_the_same_bytes_whatever_the_users_settings():
 
 
 def test_another_report_gives_other_pictures():
-    changed = example_report()
+    changed = example_report(1)
     changed["history"]["train"]["epochs"][1]["val_error"] = 0.5
-    changed["layers"][1]["parts"]["codes"] = 10
-    changed["histograms"][2]["after"]["counts"][1] = 3
-    changed["search"][5]["value"] = -0.9
-    for one, other in zip(draw_figures(example_report()), draw_figures(changed), strict=True):
+    changed["layers"][0]["parts"]["codes"] = 10
+    changed["histograms"][0]["after"]["counts"][1] = 3
+    changed["search"][1]["value"] = -0.9
+    for one, other in zip(draw_figures(example_report(1)), draw_figures(changed), strict=True):
         assert one.png != other.png, one.name
 
 
