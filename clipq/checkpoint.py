@@ -1,18 +1,25 @@
-"""Checkpoints of a training: written whole or not at all, refused where they belong to another run."""
+"""Checkpoints of a training: written whole or not at all, refused where they are damaged or belong to another run.
+
+The file is a line that names the format, what ``torch.save`` writes, and the sha256 of both: torch itself reads changed
+tensors without a word.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import io
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
 from clipq.atomic_file import atomic_write
 from clipq.errors import CheckpointError
 
-_FORMAT = 1
+_FORMAT = b"clipq checkpoint 1\n"
+_DIGEST_SIZE = hashlib.sha256().digest_size
 
 
 class CheckpointFile:
@@ -39,18 +46,24 @@ class CheckpointFile:
         if not self.path.exists():
             return None
         try:
-            saved = torch.load(self.path, map_location="cpu", weights_only=True)
-            format_, fingerprint, state = saved["format"], dict(saved["fingerprint"]), dict(saved["state"])
+            data = memoryview(self.path.read_bytes())
         except OSError as error:
             raise CheckpointError(f"checkpoint {self.path}: cannot be read: {error.strerror or error}") from error
-        except Exception as error:  # torch raises nearly anything on damaged bytes
+        content, digest = data[:-_DIGEST_SIZE], data[-_DIGEST_SIZE:]
+        start = bytes(content[: len(_FORMAT)])
+        if start != _FORMAT:
             raise CheckpointError(
-                f"checkpoint {self.path}: is damaged ({type(error).__name__}: {error}); delete it to redo its stage"
-            ) from error
-        if format_ != _FORMAT:
-            raise CheckpointError(f"checkpoint {self.path}: expected format {_FORMAT}, got {format_}")
-        check_fingerprint(f"checkpoint {self.path}", fingerprint, self._fingerprint)
-        return state
+                f"checkpoint {self.path}: expected it to start with {_FORMAT!r}, got {start!r}; delete it to redo its "
+                "stage"
+            )
+        if hashlib.sha256(content).digest() != digest:
+            raise CheckpointError(
+                f"checkpoint {self.path}: is damaged, its bytes are not those that were written; delete it to redo its "
+                "stage"
+            )
+        saved = torch.load(io.BytesIO(content[len(_FORMAT) :]), map_location="cpu", weights_only=True)
+        check_fingerprint(f"checkpoint {self.path}", saved["fingerprint"], self._fingerprint)
+        return saved["state"]
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Takes the place of the old one.
@@ -59,7 +72,10 @@ class CheckpointFile:
             WriteError: it cannot be written; the old one is unchanged.
         """
         with atomic_write(self.path) as file:
-            torch.save({"format": _FORMAT, "fingerprint": self._fingerprint, "state": dict(state)}, file)
+            hashed = _Hashed(file)
+            hashed.write(_FORMAT)
+            torch.save({"fingerprint": self._fingerprint, "state": dict(state)}, hashed)  # type: ignore[arg-type]
+            file.write(hashed.sha256.digest())
         self._saved_at = time.monotonic()
 
     def due(self) -> bool:
@@ -78,3 +94,18 @@ def check_fingerprint(file: str, saved: Mapping[str, str], own: Mapping[str, str
             f"{file}: belongs to another run, with another {' and '.join(differing)}; use what that run was started "
             "with, or another run folder"
         )
+
+
+class _Hashed:
+    """A file that is only written to, and the hash of what was written."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.sha256 = hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self.sha256.update(data)
+        return self._file.write(data)
+
+    def flush(self) -> None:
+        self._file.flush()

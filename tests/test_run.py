@@ -1,0 +1,275 @@
+"""A run of an experiment on small random images, from the dense network to the decoded file's error."""
+
+import json
+import os
+import resource
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import clipq.run
+from clipq.data import Dataset, TensorDataset, TensorPair
+from clipq.decode_sparse_quantized_net_v2 import decode_sparse_quantized_net_v2
+from clipq.errors import CheckpointError, ExperimentError, Interrupted, ModelError, WriteError
+from clipq.experiment import load_experiment
+from clipq.networks import build_network
+from clipq.run import Run
+from clipq.search import Evaluation
+
+SMALL = {
+    "dense.epochs": "2", "train.epochs": "2", "dense.batch_size": "32", "train.batch_size": "32",
+    "search.evaluations": "3", "search.subset": "50", "run.device": "cpu",
+}  # fmt: skip
+
+
+def digits(sample: int = 1) -> TensorDataset:
+    """Another ``sample`` has other images."""
+    g = torch.Generator().manual_seed(sample)
+
+    def pair(n: int) -> TensorPair:
+        y = torch.randint(0, 10, (n,), generator=g)
+        x = torch.randn(n, 1, 8, 8, generator=g) * 0.3
+        x[torch.arange(n), 0, y % 8, y // 2] += 2
+        return TensorPair(x, y)
+
+    return TensorDataset("spots", pair(120), pair(30), pair(40), 10, f"sample {sample}")
+
+
+def use_small_data(patch: pytest.MonkeyPatch, sample: int = 1) -> None:
+    """Random images in place of a data set, and a report without its page and figures."""
+    patch.setattr(clipq.run, "load_dataset", lambda *_: digits(sample))
+    patch.setattr(clipq.run, "write_report_page", lambda *_: None)
+
+
+@pytest.fixture(autouse=True)
+def small_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_small_data(monkeypatch)
+
+
+def made(folder: Path, resume: bool = False, every: float = 60.0, **overrides: str) -> Run:
+    given = {**SMALL, **{key.replace("__", "."): value for key, value in overrides.items()}}
+    return Run(load_experiment("digits", given), folder, resume=resume, show=False, checkpoint_every=every)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """An undisturbed run and its report."""
+    folder = tmp_path_factory.mktemp("runs") / "finished"
+    with pytest.MonkeyPatch.context() as patch:
+        use_small_data(patch)
+        return folder, made(folder)()
+
+
+Finished = tuple[Path, dict[str, Any]]
+
+
+def test_the_report_says_what_is_in_the_file(finished: Finished) -> None:
+    folder, report = finished
+    assert json.loads((folder / "report.json").read_text()) == json.loads(json.dumps(report))
+    net = decode_sparse_quantized_net_v2(folder / "net.clipq")
+    assert [x["name"] for x in report["layers"]] == [layer.name for layer in net.layers]
+    for row, layer in zip(report["layers"], net.layers, strict=True):
+        assert (row["b"], row["kept"], row["shape"]) == (layer.b, layer.n_kept, list(layer.shape))
+    size = report["size"]
+    assert size["file"] == (folder / "net.clipq").stat().st_size == sum(size["sections"].values())
+    dense_bytes = sum(t.numel() * t.element_size() for t in net.state_dict().values())
+    assert size["dense"] == dense_bytes
+    assert size["ratio"] == dense_bytes / size["file"]
+
+
+def test_the_errors_are_those_of_the_decoded_file(finished: Finished) -> None:
+    folder, report = finished
+    model = build_network("digits_net", n_classes=10, input_shape=(1, 8, 8))
+    model.load_state_dict(decode_sparse_quantized_net_v2(folder / "net.clipq").state_dict())
+    x, y = digits().test
+    assert report["error"]["decoded_test"] == pytest.approx((model.eval()(x).argmax(1) != y).double().mean().item())
+    assert report["error"]["decoded_test"] == report["error"]["compressed_test"]
+    assert report["error"]["compressed_val"] == min(e["val_error"] for e in report["history"]["train"]["epochs"])
+
+
+def test_settings_are_the_best_of_the_searchs_evaluations(finished: Finished) -> None:
+    _, report = finished
+    evaluations = [Evaluation(**record) for record in report["search"]]
+    assert len(evaluations) == 3 * len(report["layers"])
+    for row in report["layers"]:
+        best = min((e for e in evaluations if e.layer == row["name"]), key=lambda e: e.value)
+        assert (row["p"], row["b"]) == (best.p, best.b)
+
+
+def test_a_finished_run_goes_on_to_the_same_result(finished: Finished) -> None:
+    folder, report = finished
+    before = {name: (folder / name).read_bytes() for name in ("net.clipq", "search.jsonl", "config.toml")}
+    again = made(folder, resume=True)()
+    assert {name: (folder / name).read_bytes() for name in before} == before
+    for part in ("error", "size", "layers", "search", "histograms"):
+        assert again[part] == report[part]
+    assert [e["val_error"] for e in again["history"]["train"]["epochs"]] == [
+        e["val_error"] for e in report["history"]["train"]["epochs"]
+    ]
+
+
+def test_every_run_of_a_seed_gives_the_same_file(finished: Finished, tmp_path: Path) -> None:
+    made(tmp_path / "again")()
+    assert (tmp_path / "again" / "net.clipq").read_bytes() == (finished[0] / "net.clipq").read_bytes()
+    made(tmp_path / "other", run__seed="1")()
+    assert (tmp_path / "other" / "net.clipq").read_bytes() != (finished[0] / "net.clipq").read_bytes()
+
+
+@pytest.mark.parametrize("stage", ["_dense", "_search", "_train"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_after_the_step_and_resuming_gives_the_same_file(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str, number: int
+) -> None:
+    """The signal comes at the stage's third batch or evaluation."""
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    run, left = made(tmp_path), [3]
+    work = getattr(run, stage)
+
+    def signalled(owner: Any, name: str) -> None:
+        real = getattr(owner, name)
+
+        def count(*args: Any, **options: Any) -> Any:
+            left[0] -= 1
+            if left[0] == 0:
+                os.kill(os.getpid(), number)
+            return real(*args, **options)
+
+        monkeypatch.setattr(owner, name, count)
+
+    def disturbed(*args: Any) -> Any:
+        signalled(clipq.search, "layer_bits") if stage == "_search" else signalled(clipq.training, "to_device")
+        return work(*args)
+
+    monkeypatch.setattr(run, stage, disturbed)
+    with pytest.raises(Interrupted, match="the search stopped after" if stage == "_search" else "the training stopped"):
+        run()
+    monkeypatch.undo()
+    use_small_data(monkeypatch)
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+    assert left[0] == 0
+    made(tmp_path, resume=True)()
+    assert (tmp_path / "net.clipq").read_bytes() == (finished[0] / "net.clipq").read_bytes()
+
+
+def test_a_folder_in_use_is_not_taken(finished: Finished) -> None:
+    with pytest.raises(ExperimentError, match="holds a run already; continue it with --resume"):
+        made(finished[0])
+
+
+def test_a_changed_configuration_is_refused_and_nothing_is_lost(finished: Finished) -> None:
+    folder, _ = finished
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(CheckpointError, match=r"config\.toml: the run was started with another configuration"):
+        made(folder, resume=True, train__epochs="3")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_data_set_that_changed_is_refused(finished: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, _ = finished
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    use_small_data(monkeypatch, sample=2)
+    with pytest.raises(CheckpointError, match=r"dense\.ckpt: belongs to another run, with another data set"):
+        made(folder, resume=True)()
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_starting_weights_that_changed_are_refused(tmp_path: Path) -> None:
+    weights, options = tmp_path / "start.pt", {"network__weights": str(tmp_path / "start.pt"), "train__epochs": "0"}
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        network = build_network("digits_net", n_classes=10, input_shape=(1, 8, 8))
+        torch.save(network.state_dict(), weights)
+        if seed == 0:
+            report = made(tmp_path / "run", **options)()
+            assert report["history"]["dense"] == {"steps": [], "epochs": []}
+    with pytest.raises(CheckpointError, match=r"search\.jsonl: belongs to another run, with another file of starting"):
+        made(tmp_path / "run", resume=True, **options)()
+
+
+def test_a_damaged_checkpoint_is_named_and_its_stage_can_be_redone(finished: Finished, tmp_path: Path) -> None:
+    expected = (finished[0] / "net.clipq").read_bytes()
+    for name in os.listdir(finished[0]):
+        (tmp_path / name).write_bytes((finished[0] / name).read_bytes())
+    for name in ("dense.ckpt", "train.ckpt"):
+        (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-5])
+        with pytest.raises(CheckpointError, match=f"{name}: is damaged.*delete it to redo its stage"):
+            made(tmp_path, resume=True)()
+        (tmp_path / name).unlink()
+    (tmp_path / "net.clipq").unlink()
+    made(tmp_path, resume=True)()
+    assert (tmp_path / "net.clipq").read_bytes() == expected
+
+
+@pytest.mark.parametrize("limit", [100, 20_000])
+def test_a_full_disk_is_named_and_the_run_goes_on_once_there_is_room(
+    finished: Finished, tmp_path: Path, limit: int
+) -> None:
+    """No file may exceed ``limit`` bytes: the configuration does not fit, or no checkpoint does."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))
+    try:
+        with pytest.raises(WriteError, match=r"(config\.toml|dense\.ckpt): cannot be written: File too large"):
+            made(tmp_path)()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    made(tmp_path, resume=True)()
+    assert (tmp_path / "net.clipq").read_bytes() == (finished[0] / "net.clipq").read_bytes()
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_only_the_named_layers_are_compressed(finished: Finished, tmp_path: Path) -> None:
+    report = made(tmp_path / "a", layers__include="ip*", layers__exclude="ip2", search__mode="uniform")()
+    assert [(row["name"], row["p"], row["b"]) for row in report["layers"]] == [("ip1.weight", 0.9, 4)]
+    assert report["search"] == []
+    net = decode_sparse_quantized_net_v2(tmp_path / "a" / "net.clipq")
+    assert "ip2.weight" in net.tensors
+    with pytest.raises(ModelError, match="'fc6' matches nothing"):
+        made(tmp_path / "b", layers__include="fc6")()
+
+
+def test_given_settings_are_used(tmp_path: Path) -> None:
+    given = {"search.mode": "given", "search.given.conv1": "[0.25, 5]", "search.p": "0.5", "search.b": "3"}
+    report = made(tmp_path, **{key.replace(".", "__"): value for key, value in given.items()})()
+    assert [(row["p"], row["b"]) for row in report["layers"]] == [(0.25, 5)] + [(0.5, 3)] * (len(report["layers"]) - 1)
+
+
+def test_the_test_images_are_not_seen_before_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    class Watched(TensorDataset):
+        def loader(self, split: Any, batch_size: int, **options: Any) -> Any:
+            asked.append(split)
+            return super().loader(split, batch_size, **options)
+
+    plain = digits()
+    watched: Dataset = Watched(plain.name, plain.train, plain.val, plain.test, plain.n_classes, plain.sha256)
+    monkeypatch.setattr(clipq.run, "load_dataset", lambda *_: watched)
+    run, encoded = made(tmp_path), []
+    encode: Callable[[Any], Any] = run._encode
+    monkeypatch.setattr(run, "_encode", lambda net: encoded.extend(asked) or encode(net))
+    run()
+    assert "test" not in encoded
+    assert encoded.count("train") == encoded.count("val") == 4
+    assert asked.count("test") == 3
+
+
+def test_an_unusable_device_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ExperimentError, match=r"run\.device: 'quantum' cannot be used"):
+        made(tmp_path, run__device="quantum")
+
+
+def test_histograms_are_of_all_full_precision_weights_and_their_levels(finished: Finished) -> None:
+    folder, report = finished
+    net = decode_sparse_quantized_net_v2(folder / "net.clipq")
+    for table, row, layer in zip(report["histograms"], report["layers"], net.layers, strict=True):
+        assert table["layer"] == row["name"]
+        for part in ("before", "after"):
+            assert sum(table[part]["counts"]) == row["weights"]
+        assert table["after"]["levels"] == layer.levels.tolist()
+        assert sum(table["after"]["level_counts"]) == np.count_nonzero(layer.codes)
+        assert table["after"]["levels"] != table["before"]["levels"]
