@@ -29,6 +29,7 @@ from clipq.atomic_file import remove_leftovers, write_text
 from clipq.checkpoint import CheckpointFile
 from clipq.data import Dataset, Split, load_dataset
 from clipq.decode_sparse_quantized_net_v2 import decode_sparse_quantized_net_v2
+from clipq.device import find_device
 from clipq.encode_sparse_quantized_net_v2 import EncodedNet, encode_sparse_quantized_net_v2, write_clipq
 from clipq.errors import CheckpointError, ExperimentError, Interrupted
 from clipq.experiment import Experiment
@@ -99,7 +100,7 @@ class Run:
         self._seconds: dict[str, float] = {}
         if experiment.run.threads:
             torch.set_num_threads(experiment.run.threads)
-        self.device = _device(experiment.run.device)
+        self.device = find_device(experiment.run.device)
         self.data: Dataset = distributed.writer_first(
             lambda: load_dataset(experiment.data.dataset, experiment.data.data_dir or None, experiment.data.images)
         )
@@ -349,18 +350,3 @@ def _layer_table(encoded: EncodedNet, net: QuantizedNet, settings: dict[str, Lay
             }
         )  # fmt: skip
     return rows
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and distributed.world_size() > 1:
-        name = f"cuda:{distributed.local_rank()}"
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ExperimentError(f"run.device: {name!r} cannot be used: {error}") from error
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    return device

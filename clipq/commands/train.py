@@ -23,6 +23,7 @@ examples:
   clipq train --experiment mnist_lenet5 --weights lenet5.caffemodel
   clipq train --experiment mine.toml train.epochs=5 search.evaluations=10
   clipq train --p 0.9 --b 4                                 no search: the same p and b for every layer
+  clipq train --experiment imagenet_alexnet --dry-run       will it run, how long, in how much memory? without images
   clipq train --resume                                      go on with the run that was interrupted last
 
 Several processes train together: torchrun --nproc-per-node=N scripts/ws_train.py ...
@@ -60,6 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--resume", nargs="?", const="", metavar="RUN_FOLDER",
         help="go on with this run, or with the latest unfinished one of the experiment, configured as it was",
     )  # fmt: skip
+    add("--dry-run", action="store_true", help="one real step of everything on made images: layers, memory, time, file")
     add("--quiet", action="store_true", help="no progress: only the results at the end")
 
 
@@ -71,6 +73,8 @@ def run(args: argparse.Namespace) -> int:
         args.overrides.append(args.resume)
         args.resume = ""
     overrides = dict(_overrides(args))
+    if args.dry_run:
+        return _rehearse(args, overrides)
     distributed.connect()
     folder, experiment = distributed.on_writer(lambda: _prepared(args, overrides))
     try:
@@ -82,6 +86,19 @@ def run(args: argparse.Namespace) -> int:
     except KeyboardInterrupt as stop:
         where = f"{stop}; " if str(stop) else ""
         raise Interrupted(f"{where}go on with: clipq train --resume {shlex.quote(str(folder))}") from None
+    return 0
+
+
+def _rehearse(args: argparse.Namespace, overrides: dict[str, str]) -> int:
+    """A dry run; its file stands beside the folders of the experiment's runs."""
+    if args.resume is not None or args.run is not None:
+        raise ExperimentError("--dry-run: expected neither --run nor --resume, as it is no run that can go on")
+    from clipq.dry_run import dry_run
+    from clipq.dry_run_text import dry_run_text
+
+    experiment = load_experiment(args.experiment or "digits", overrides)
+    path = args.results / experiment.name / "dry_run.clipq"
+    print(dry_run_text(experiment, dry_run(experiment, path), path))
     return 0
 
 

@@ -1,0 +1,28 @@
+"""The device that an experiment names."""
+
+from __future__ import annotations
+
+import torch
+
+from clipq import distributed
+from clipq.errors import ExperimentError
+
+
+def find_device(name: str) -> torch.device:
+    """``auto`` (a GPU where there is one), or a device as torch names it; this process's own, where several train.
+
+    Raises:
+        ExperimentError: no such device, or one that cannot be used here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and distributed.world_size() > 1:
+        name = f"cuda:{distributed.local_rank()}"
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ExperimentError(f"run.device: {name!r} cannot be used: {error}") from error
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device
