@@ -70,11 +70,12 @@ def test_without_a_search_or_a_training_there_is_no_figure_of_it():
     assert [d.name for d in draw_figures(report)] == ["bytes.png", "weights.png"]
 
 
-@pytest.mark.parametrize("phase", ["dense", "train"])
-def test_one_training_alone(phase: str):
+@pytest.mark.parametrize(("phase", "n_panels"), [("dense", 4), ("train", 2)])
+def test_one_training_alone(phase: str, n_panels: int):
     report = example_report()
     report["history"][phase] = {"steps": [], "epochs": []}
-    assert "training.png" in [d.name for d in draw_figures(report)]
+    figure, caption = training(report, figure_class())
+    assert len(figure.axes) == n_panels and " and CLIP-Q" not in caption
 
 
 def test_validation_is_drawn_at_the_end_of_each_epoch():
