@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -143,7 +143,7 @@ def compress(
 def save(
     net: QuantizedNet,
     path: str | os.PathLike[str],
-    coder: Coder | Literal["best"] = "best",
+    coder: Coder = "best",
     conventions: Conventions = Conventions(),  # noqa: B008 (frozen)
 ) -> int:
     """Writes a compressed network atomically; gives the file's size in bytes.
