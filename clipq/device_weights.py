@@ -61,8 +61,10 @@ class DeviceWeights:
         sums = torch.bincount(interval, weights=values.double(), minlength=n_levels)
         return sums.cpu().numpy(), torch.bincount(interval, minlength=n_levels).cpu().numpy()
 
-    def write(self, levels: np.ndarray, quantized: torch.Tensor, codes: torch.Tensor) -> None:
-        """Writes levels and codes of the kept weights into tensors of zeros, [n]."""
-        table = torch.from_numpy(np.concatenate([np.zeros(1, levels.dtype), levels])).to(quantized)
+    def write(self, levels: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """The quantized weights, of the weights' type, and the codes (uint8), [n]."""
+        table = torch.from_numpy(np.concatenate([np.zeros(1), levels])).to(self._x)
+        quantized, codes = torch.zeros_like(self._x), torch.zeros_like(self._x, dtype=torch.uint8)
         quantized[self._where] = table[self._codes]
         codes[self._where] = self._codes.to(torch.uint8)
+        return quantized, codes

@@ -114,17 +114,18 @@ class HostWeights:
             counts += part_counts
         return sums, counts
 
-    def write(self, levels: np.ndarray, quantized: torch.Tensor, codes: torch.Tensor) -> None:
-        """Writes levels and codes of the kept weights into tensors of zeros, [n]."""
-        weights_out, codes_out = quantized.numpy(), codes.numpy()
-        table = np.concatenate([np.zeros(1, levels.dtype), levels]).astype(weights_out.dtype)
+    def write(self, levels: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """The quantized weights, of the weights' type, and the codes (uint8), [n]."""
+        weights, codes = np.zeros_like(self._x), np.zeros(len(self._x), dtype=np.uint8)
+        table = np.concatenate([np.zeros(1), levels]).astype(self._x.dtype)
 
         def of_part(i: int) -> None:
             where, part = self._candidates[i], slice(i * _CHUNK, (i + 1) * _CHUNK)
-            weights_out[part][where] = table.take(self._codes[i])
-            codes_out[part][where] = self._codes[i]
+            weights[part][where] = table.take(self._codes[i])
+            codes[part][where] = self._codes[i]
 
         _each(of_part, range(len(self._parts)))
+        return torch.from_numpy(weights), torch.from_numpy(codes)
 
     def _take_candidates(self, low: float) -> None:
         """Finds the weights of magnitude >= low, exact zeros never among them."""

@@ -103,7 +103,7 @@ def _learn(
         raise WeightError(f"layer {name}: expected floating-point weights, got {W.dtype}")
     x = W.reshape(-1)
     x = x if x.dtype in _NUMPY else x.float()
-    weights = HostWeights(x, near) if x.device.type == "cpu" else DeviceWeights(x)
+    weights: Weights = HostWeights(x, near) if x.device.type == "cpu" else DeviceWeights(x)
     number: Any = _NUMPY[x.dtype]
     neg, pos = _clip(weights, len(x), number, setting.p, conventions, name)
     split = partition(neg, pos, setting.b, conventions)
@@ -111,8 +111,7 @@ def _learn(
     sums, counts = weights.assign((neg.keep_from, pos.keep_from), edges, len(split.centres))
     empty = split.centres if conventions.empty_level == "centre" else np.zeros_like(split.centres)
     levels = np.where(counts > 0, sums / np.maximum(counts, 1), empty).astype(np.float32)
-    quantized, codes = torch.zeros_like(x), torch.zeros_like(x, dtype=torch.uint8)
-    weights.write(levels, quantized, codes)
+    quantized, codes = weights.write(levels)
     return LayerQuantization(
         quantized=quantized.to(W.dtype).view(W.shape),
         codes=codes.view(W.shape),

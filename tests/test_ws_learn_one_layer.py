@@ -13,6 +13,7 @@ import clipq.ws_learn_one_layer as learning
 from clipq.conventions import Conventions
 from clipq.device_weights import DeviceWeights
 from clipq.errors import SettingError, WeightError
+from clipq.host_weights import HostWeights
 from clipq.order_statistic import adjacent_order_statistics
 from clipq.ws_learn_one_layer import ws_learn_one_layer
 
@@ -310,14 +311,51 @@ def test_a_guess_of_the_clips_never_changes_the_result(W, p, b, c, near):
     assert_same(ws_learn_one_layer(W, p, b, c, near=near), ws_learn_one_layer(W, p, b, c))
 
 
+PASSES = {"host": HostWeights, "accelerator": lambda x, near: DeviceWeights(x)}  # the second on the CPU's tensors
+
+
+@pytest.mark.parametrize("passes", PASSES)
 @settings(max_examples=150, deadline=None)
-@given(W=layers, p=rates, b=st.integers(2, 6), c=st.sampled_from(ALL))
-def test_an_accelerators_operations_give_the_same(W, p, b, c):
-    """The path of other devices, run on the CPU's tensors."""
+@given(W=layers, p=rates, b=st.integers(2, 8), c=st.sampled_from(ALL), double=st.booleans())
+def test_every_way_of_passing_over_the_weights_gives_the_definition(passes, W, p, b, c, double):
+    W = W.astype(np.float64) if double else W
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(learning, "HostWeights", lambda x, near: DeviceWeights(x))
-        on_device = ws_learn_one_layer(W, p, b, c)
-    assert_same(on_device, ws_learn_one_layer(W, p, b, c))
+        patch.setattr(learning, "HostWeights", PASSES[passes])
+        r = ws_learn_one_layer(W, p, b, c)
+        again = ws_learn_one_layer(W, p, b, c, near=(r.c_neg, r.c_pos))
+    assert_same(again, r)
+    np.testing.assert_array_equal(r.codes, by_hand(W, p, b, c)[0])
+    assert_same(r, ws_learn_one_layer(W, p, b, c))
+
+
+@pytest.mark.parametrize("passes", PASSES)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_every_way_gives_the_same_on_a_large_layer(passes, dtype):
+    """Larger than a chunk, with ties; also of one sign, so that a side is empty."""
+    W = np.random.default_rng(5).normal(size=600_001).astype(dtype)
+    W[::11] = np.round(W[::11], 1)
+    for layer, p, b in itertools.product((W, np.abs(W)), (0.0, 0.6, 0.95, 1.0), (2, 7)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(learning, "HostWeights", PASSES[passes])
+            r = ws_learn_one_layer(layer, p, b)
+        codes, levels = by_sorting(layer, p, b)
+        np.testing.assert_array_equal(r.codes, codes)
+        np.testing.assert_allclose(r.levels[r.counts > 0], levels[r.counts > 0], rtol=2e-7)
+
+
+def by_sorting(W, p, b):
+    """The defaults of docs/method.md with NumPy's sort, for layers of any size."""
+    codes = np.zeros(W.shape, np.uint8)
+    for sign, m, offset in ((-1, 2 ** (b - 1), 0), (1, 2 ** (b - 1) - 1, 2 ** (b - 1))):
+        magnitude = np.sort(sign * W[sign * W > 0].astype(np.float64))
+        k = int(np.ceil(p * len(magnitude)))
+        c, e = (magnitude[k - 1] if k else 0.0), (magnitude[-1] if len(magnitude) else 0.0)
+        edges = c + (e - c) * np.arange(1, m) / m
+        kept = sign * W > c
+        interval = np.searchsorted(edges, (sign * W[kept]).astype(np.float64), side="right")
+        codes[kept] = offset + 1 + interval if sign > 0 else m - interval
+    sums = np.bincount(codes, weights=W.astype(np.float64), minlength=2**b)[1:]
+    return codes, sums / np.maximum(np.bincount(codes, minlength=2**b)[1:], 1)
 
 
 @pytest.mark.parametrize("near", [(-1e-9, 1e-9), (-50.0, 50.0), (-0.5, 0.5)])
