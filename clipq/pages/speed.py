@@ -1,0 +1,91 @@
+"""The page of ``scripts/benchmark.py speed``: what pruning-quantization costs, beside a copy of the weights and beside
+dense training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from clipq.figure_style import BLUE, ORANGE, NewFigure
+from clipq.pages.page import Data, Page, PageFigure, origin
+from clipq.text_table import Table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def _headline(data: Data) -> str:
+    ratios = [x["ratio"] for report in data.values() for x in report["training"]]
+    return f"A training step of CLIP-Q costs {min(ratios):.2f} to {max(ratios):.2f} dense ones."
+
+
+def _summary(data: Data) -> str:
+    rows = [
+        (
+            device,
+            x["network"],
+            str(x["batch"]),
+            f"{x['dense_ms']:.2f} ms",
+            f"{x['clipq_ms']:.2f} ms",
+            f"{x['ratio']:.2f}",
+        )
+        for device, report in data.items()
+        for x in report["training"]
+    ]
+    header = ("device", "network", "batch", "dense step", "CLIP-Q step", "ratio")
+    return (
+        "What a training step with pruning-quantization costs beside one without, measured in turn with it:\n\n"
+        f"{Table(header, rows, n_text=2).markdown()}"
+    )
+
+
+def _body(data: Data) -> str:
+    parts = []
+    for device, report in data.items():
+        parts += [
+            f"## One layer of {report['weights']:,} weights on {device}",
+            _operation_table(report).markdown(),
+            "A copy reads and writes the weights once, here and now: a time in copies is what the operation costs on "
+            "any machine. Later steps know the last step's clips.",
+            origin(report["provenance"]),
+        ]
+    return "\n\n".join(parts)
+
+
+def _operation_table(report: Mapping[str, Any]) -> Table:
+    rows = [(x["what"], f"{x['p']:g}", f"{x['ms']:.1f} ms", f"{x['copies']:.1f}") for x in report["operation"]]
+    return Table(("what", "p", "time", "in copies"), rows)
+
+
+def _figure(data: Data, new_figure: NewFigure) -> Figure:
+    figure = new_figure(figsize=(6.8, 2.6))
+    panels = figure.subplots(1, len(data), squeeze=False)[0]
+    for panel, (device, report) in zip(panels, data.items(), strict=True):
+        names = [f"{x['what']}, p = {x['p']:g}" for x in report["operation"]]
+        copies = [x["copies"] for x in report["operation"]]
+        colours = [BLUE if "step" in name else ORANGE for name in names]
+        panel.barh(range(len(names)), copies, color=colours, height=0.7)
+        panel.set_yticks(range(len(names)), names)
+        panel.invert_yaxis()
+        panel.set_xscale("log")
+        panel.set_xlabel("time, in copies of the weights")
+        panel.set_title(device)
+    return figure
+
+
+SPEED = Page(
+    folder="speed",
+    title="The cost of pruning-quantization",
+    sources=("speed/*.json",),
+    command="python scripts/benchmark.py speed --save",
+    headline=_headline,
+    summary=_summary,
+    body=_body,
+    figures=(
+        PageFigure(
+            "operation.png",
+            "Pruning-quantization of one large layer (blue) beside a sort and a selection of its weights (orange).",
+            _figure,
+        ),
+    ),
+)
