@@ -14,7 +14,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from clipq.data import load_dataset, mnist
+from clipq.data import TensorDataset, TensorPair, load_dataset, mnist
 from clipq.data.dataset import every_nth, held_out
 from clipq.data.idx import read_idx
 from clipq.data.idx_folder import load_idx_folder
@@ -306,3 +306,12 @@ def test_mnist_itself(real_data: Path):
     assert dataset.train.x.max() == 255 / 256
     for name, md5 in mnist.MD5.items():
         assert hashlib.md5((real_data / "mnist" / name).read_bytes()).hexdigest() == md5
+
+
+@given(st.integers(1, 4), st.integers(1, 2000), st.integers(1, 2000))
+def test_a_batch_that_is_evaluated_is_bounded(channels: int, height: int, width: int):
+    x = torch.zeros(1, 1, 1, 1).expand(1, channels, height, width)
+    pair = TensorPair(x, torch.zeros(1, dtype=torch.int64))
+    n = TensorDataset("made", pair, pair, pair, 1, "").evaluation_batch
+    assert 1 <= n <= 1000 and (n == 1 or n * channels * height * width <= 10_000_000)
+    assert n == 1000 or (n + 1) * channels * height * width > 10_000_000, "no smaller than it has to be"
