@@ -50,7 +50,9 @@ class Stage:
     """A stage of the run that would follow.
 
     step_seconds: measured; of a training step, or of an evaluation of ``images`` images.
-    steps: of an epoch, or evaluations of the search.  seconds: that all of it takes; of the search, at most.
+    steps: of an epoch, or evaluations of the search.
+    seconds: that all of it takes; of the search without the choice of the next (p, b), and as if every layer took as
+        long as the first, where later ones need only the part of the network behind them.
     """
 
     name: str
@@ -146,7 +148,7 @@ class _Rehearsal:
         return settings
 
     def _searching(self, model: nn.Module, layers: Sequence[CompressibleLayer]) -> Stage:
-        """Two evaluations of the first layer, which are those that take longest; the search of all is bounded by it."""
+        """Two evaluations of the first layer, which are those that take longest."""
         config = self.experiment.search
         n = min(config.subset, self.data.evaluation_batch, self.data.size("train"))
         error = SubsetError([tuple(t[:n].to(self.device) for t in self.data.train)])

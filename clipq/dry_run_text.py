@@ -10,9 +10,6 @@ from clipq.provenance import hardware
 from clipq.report import short_name
 from clipq.text_table import Table
 
-#: Of the search nothing is certain but a bound: a later layer needs only the part of the network behind it.
-_AT_MOST = "at most "
-
 
 def dry_run_text(experiment: Experiment, found: DryRun, path: Path) -> str:
     """Layers, file, time and memory."""
@@ -70,7 +67,7 @@ def _time_table(found: DryRun) -> Table:
 
 def _time_row(stage: Stage) -> tuple[str, ...]:
     if stage.name.startswith("search"):
-        total = f"{_AT_MOST}{duration(stage.seconds)}" if stage.steps else "not searched"
+        total = f"about {duration(stage.seconds)}" if stage.steps else "not searched"
         return stage.name, f"{stage.images:,}", duration(stage.step_seconds), f"{stage.steps:,}", "", "", total
     epoch = duration(stage.step_seconds * stage.steps)
     return (
