@@ -40,10 +40,10 @@ from clipq.ws_learn_one_layer import ws_learn_one_layer
 
 RESULT = Path(__file__).resolve().parent.parent / "results" / "paper_sizes" / "paper_sizes.json"
 CODERS: tuple[Coder, ...] = ("fixed", "entropy")
-P = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.94, 0.97)
+P = (0.2, 0.4, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
 B = (2, 3, 4, 6)
 #: Where the file is written and decoded.
-WRITTEN = (LayerSetting(0.5, 4), LayerSetting(0.9, 3))
+WRITTEN = (LayerSetting(0.6, 4), LayerSetting(0.9, 3))
 MB = 10**6
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _CODERS = ("fixed", "entropy")
+_TICKS = (0.2, 0.5, 0.8, 0.9, 0.95, 0.98)
 _COLOURS = ("#0072B2", "#009E73", "#E69F00", "#D55E00", "#CC79A7", "#56B4E9")
 
 
@@ -24,6 +25,7 @@ def pruning_rate_for(network: Mapping[str, Any], b: int, coder: str, target: flo
     the smallest measured rate is enough, None where the largest is not."""
     points = sorted((x["p"], x[coder]) for x in network["points"] if x["b"] == b)
     rates, sizes = np.array(points).T
+    sizes = np.minimum.accumulate(sizes)
     if target >= sizes[0]:
         return -np.inf
     if target < sizes[-1]:
@@ -32,16 +34,14 @@ def pruning_rate_for(network: Mapping[str, Any], b: int, coder: str, target: flo
 
 
 def _headline(data: Data) -> str:
-    networks, words = data["paper_sizes"]["networks"], []
+    networks = data["paper_sizes"]["networks"]
     bits = _bits(networks[0])
     b = bits[(len(bits) - 1) // 2]
-    for network in networks:
-        rates = (_rate(pruning_rate_for(network, b, coder, network["compressed"]), network) for coder in _CODERS)
-        words.append(f"{network['title']} ({network['compressed'] / 1e6:.1f} MB) p = {' or '.join(rates)}")
-    return (
-        f"With b = {b} in every layer the paper's file sizes take: {', '.join(words)}; the first with the coder that "
-        "the paper counts, the second with the entropy coder."
-    )
+    words = []
+    for x in networks:
+        fixed, entropy = (_rate(pruning_rate_for(x, b, coder, x["compressed"]), x, "p = ") for coder in _CODERS)
+        words.append(f"{x['title']}'s {x['compressed'] / 1e6:.1f} MB take {fixed} (entropy coder: {entropy})")
+    return f"The paper's file sizes, with the same p and b = {b} in every layer: {', '.join(words)}."
 
 
 def _summary(data: Data) -> str:
@@ -83,7 +83,7 @@ def _body(data: Data) -> str:
 
 
 def _reach_table(networks: Sequence[Mapping[str, Any]]) -> Table:
-    header = ("network", "paper", "b", "p, `fixed`", "half", "p, `entropy`", "half ")
+    header = ("network", "paper", "b", "p, `fixed`", "for half", "p, `entropy`", "for half")
     rows = []
     for network in networks:
         for b in _bits(network):
@@ -143,11 +143,12 @@ def _bits(network: Mapping[str, Any]) -> list[int]:
     return sorted({x["b"] for x in network["points"]})
 
 
-def _rate(rate: float | None, network: Mapping[str, Any]) -> str:
+def _rate(rate: float | None, network: Mapping[str, Any], equals: str = "") -> str:
     rates = [x["p"] for x in network["points"]]
+    bound = equals.removesuffix("= ")
     if rate is None:
-        return f"> {max(rates):g}"
-    return f"< {min(rates):g}" if rate == -np.inf else f"{rate:.2f}"
+        return f"{bound}> {max(rates):g}"
+    return f"{bound}< {min(rates):g}" if rate == -np.inf else f"{equals}{rate:.2f}"
 
 
 def _figure(data: Data, new_figure: NewFigure) -> Figure:
@@ -163,25 +164,33 @@ def _figure(data: Data, new_figure: NewFigure) -> Figure:
 
 
 def _panel(panel: Axes, network: Mapping[str, Any]) -> None:
+    from matplotlib.ticker import LogLocator
+
     for b, coder, rates, sizes in _curves(network):
         colour = _COLOURS[_bits(network).index(b) % len(_COLOURS)]
         style, label = ("-", f"b = {b}") if coder == "fixed" else ("--", "_")
-        panel.plot(rates, sizes / 1e6, style, color=colour, label=label)
+        panel.plot(1 - rates, sizes / 1e6, style, color=colour, label=label)
     for share, words in ((1.0, "paper"), (0.5, "half")):
         target = share * network["compressed"] / 1e6
-        panel.axhline(target, color="black" if share == 1 else GREY, linewidth=0.8, linestyle=":")
+        panel.axhline(target, color="black", linewidth=0.8, linestyle=":")
         panel.annotate(
-            f"{words}: {target:.1f}", (0.0, target), xycoords=("axes fraction", "data"), xytext=(3, 2),
-            textcoords="offset points", fontsize=6.5,
+            f"{words}\n{target:.1f}", (1.0, target), xycoords=("axes fraction", "data"), xytext=(2, 0),
+            textcoords="offset points", fontsize=6.5, va="center", annotation_clip=False,
         )  # fmt: skip
     panel.plot([], [], "-", color=GREY, label="coder fixed")
     panel.plot([], [], "--", color=GREY, label="coder entropy")
+    panel.set_xscale("log")
     panel.set_yscale("log")
+    panel.invert_xaxis()
+    shown = [p for p in _TICKS if min(rates) <= p <= max(rates)]
+    panel.set_xticks([1 - p for p in shown], [f"{p:g}" for p in shown])
+    panel.set_xticks([], minor=True)
+    panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     panel.yaxis.set_major_formatter("{x:g}")
     panel.yaxis.set_minor_formatter("")
     panel.set_title(network["title"])
     panel.set_xlabel("pruning rate p")
-    panel.grid(axis="y", which="both")
+    panel.grid(axis="y")
 
 
 def _curves(network: Mapping[str, Any]) -> Iterator[tuple[int, str, np.ndarray, np.ndarray]]:
