@@ -69,8 +69,8 @@ def _figure(data: Data, new_figure: NewFigure) -> Figure:
         panel.set_xlabel(f"change of the {words}")
         panel.grid(axis="y")
     error.set_yticks(places, list(variants))
-    error.invert_yaxis()
-    error.legend(loc="best")
+    error.set_ylim(len(variants) - 0.4, -0.6)
+    figure.legend(*error.get_legend_handles_labels(), loc="outside upper center")
     return figure
 
 

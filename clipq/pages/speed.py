@@ -61,13 +61,15 @@ def _figure(data: Data, new_figure: NewFigure) -> Figure:
     figure = new_figure(figsize=(6.8, 2.6))
     panels = figure.subplots(1, len(data), squeeze=False)[0]
     for panel, (device, report) in zip(panels, data.items(), strict=True):
-        names = [f"{x['what']}, p = {x['p']:g}" for x in report["operation"]]
-        copies = [x["copies"] for x in report["operation"]]
+        rows = [x for x in report["operation"] if x["what"] != "copy"]  # which is the unit
+        names, copies = [f"{x['what']}, p = {x['p']:g}" for x in rows], [x["copies"] for x in rows]
         colours = [BLUE if "step" in name else ORANGE for name in names]
         panel.barh(range(len(names)), copies, color=colours, height=0.7)
         panel.set_yticks(range(len(names)), names)
         panel.invert_yaxis()
         panel.set_xscale("log")
+        panel.xaxis.set_major_formatter("{x:g}")
+        panel.grid(axis="x")
         panel.set_xlabel("time, in copies of the weights")
         panel.set_title(device)
     return figure
