@@ -68,6 +68,7 @@ def _figure(data: Data, new_figure: NewFigure) -> Figure:
         panel.set_yticks(range(len(names)), names)
         panel.invert_yaxis()
         panel.set_xscale("log")
+        panel.set_xlim(left=1)
         panel.xaxis.set_major_formatter("{x:g}")
         panel.grid(axis="x")
         panel.set_xlabel("time, in copies of the weights")
