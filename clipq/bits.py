@@ -8,7 +8,7 @@ shape in the directory, which no setting (p, b) changes, are not among them.
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ import torch
 from clipq.bit_stream import packed_size, varint_size
 from clipq.byte_reader import CRC_SIZE, MAX_ELEMENTS_PER_BYTE
 from clipq.conventions import Conventions
+from clipq.entropy_coder import entropy_size
 from clipq.errors import SettingError
 from clipq.quantized_net import LayerSetting
 from clipq.relative_index import entry_counts, zero_runs
@@ -31,9 +32,14 @@ def fixed_parts(n: int, b: int, n_entries: int, index_bits: int) -> dict[str, in
         "index": packed_size(n_entries, index_bits),
         "codes": packed_size(n_entries, b),
     }
-    parts["padding"] = max(0, -(-n // MAX_ELEMENTS_PER_BYTE) - sum(parts.values()))
+    parts["padding"] = padding_size(n, sum(parts.values()))
     parts["checksum"] = CRC_SIZE
     return parts
+
+
+def padding_size(n: int, n_bytes: int) -> int:
+    """Zero bytes that a section of n weights needs after its ``n_bytes`` to keep the bound on sizes."""
+    return max(0, -(-n // MAX_ELEMENTS_PER_BYTE) - n_bytes)
 
 
 def choose_index_bits(codes: np.ndarray, b: int, conventions: Conventions) -> tuple[int, dict[str, int]]:
@@ -53,12 +59,20 @@ def choose_index_bits(codes: np.ndarray, b: int, conventions: Conventions) -> tu
 
 
 def layer_bits(
-    codes: np.ndarray | torch.Tensor, b: int, conventions: Conventions | None = None, coder: Coder = "fixed"
+    codes: np.ndarray | torch.Tensor,
+    b: int,
+    conventions: Conventions | None = None,
+    coder: Coder = "fixed",
+    levels: np.ndarray | torch.Tensor | None = None,
 ) -> int:
     """s_i(theta): the bits that a layer with these codes takes in the file.
 
+    Exact for ``fixed``; for the others the entropy coder's models are fitted and their information is counted, which
+    is within 1 % of the bytes for layers of 2 kB and more.
+
     codes: uint8, of the weight's shape (A08 tells convolutions from it); 0 is a pruned weight.
     b: bits of a code, 2..8.  A09 decides whether the codebook counts.
+    levels: float32 [2^b - 1]; ``entropy`` asks how many are negative, and takes 2^(b-1) if they are not given.
 
     Raises:
         SettingError: codes of another type, b out of its range, or an unknown coder.
@@ -69,10 +83,28 @@ def layer_bits(
         codes = codes.detach().cpu().numpy()
     if codes.dtype != np.uint8:
         raise SettingError(f"codes of a layer: expected uint8, got {codes.dtype}")
+    if coder not in get_args(Coder):
+        raise SettingError(f"coder: expected one of {get_args(Coder)}, got {coder!r}")
+    counted = []
+    if coder != "entropy":
+        counted.append(choose_index_bits(codes, b, conventions)[1])
     if coder != "fixed":
-        raise SettingError(f"coder: expected 'fixed', got {coder!r}")
-    _, parts = choose_index_bits(codes, b, conventions)
+        counted.append(_entropy_parts(codes, b, levels))
+    parts = min(counted, key=lambda part: sum(part.values()))
     return 8 * (sum(parts.values()) - (0 if conventions.count_codebook == "yes" else parts["codebook"]))
+
+
+def _entropy_parts(codes: np.ndarray, b: int, levels: np.ndarray | torch.Tensor | None) -> dict[str, int]:
+    """About the bytes of each part of an ``entropy`` section."""
+    if isinstance(levels, torch.Tensor):
+        levels = levels.detach().cpu().numpy()
+    stream, codebook = entropy_size(codes, b, levels)
+    return {
+        "codes": stream,
+        "codebook": codebook,
+        "padding": padding_size(codes.size, stream + codebook),
+        "checksum": CRC_SIZE,
+    }
 
 
 def dense_bits(shape: tuple[int, ...]) -> int:

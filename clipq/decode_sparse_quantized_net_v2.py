@@ -17,10 +17,12 @@ import torch
 from clipq.bit_stream import packed_size, unpack_bits
 from clipq.byte_reader import CRC_SIZE, MAX_ELEMENTS_PER_BYTE, ByteReader
 from clipq.clipq_file import Container, LayerEntry, open_container
+from clipq.entropy_coder import decode_entropy
 from clipq.matlab_net import is_matlab, read_mat
 from clipq.quantized_net import QuantizedLayer, QuantizedNet
 from clipq.relative_index import MAX_INDEX_BITS, RelativeIndex, expand
 from clipq.tensor_bytes import element_size, tensor_from_bytes
+from clipq.tensor_coder import read_tensor
 
 Source = str | os.PathLike[str] | bytes
 
@@ -105,17 +107,25 @@ def _contents(source: Source) -> bytes:
 
 def _decode_layer(container: Container, i: int) -> QuantizedLayer:
     entry, reader = container.directory.layers[i], container.layer_section(i)
-    levels, streams = _read_fixed(reader, entry)
-    try:
-        codes = expand(streams, math.prod(entry.shape))
-    except ValueError as fault:
-        reader.invalid(str(fault))
-    return QuantizedLayer(entry.name, entry.b, codes.reshape(entry.shape), levels, entry.dtype)
+    if entry.coder == "entropy":
+        levels, codes = decode_entropy(reader, entry.shape, entry.b)
+        _finish(reader, math.prod(entry.shape), entry.length)
+    else:
+        levels, streams = _read_fixed(reader, entry)
+        try:
+            codes = expand(streams, math.prod(entry.shape)).reshape(entry.shape)
+        except ValueError as fault:
+            reader.invalid(str(fault))
+    return QuantizedLayer(entry.name, entry.b, codes, levels, entry.dtype)
 
 
 def _layer_info(container: Container, i: int) -> LayerInfo:
     entry = container.directory.layers[i]
-    _, streams = _read_fixed(container.layer_section(i), entry)
+    if entry.coder == "entropy":  # its kept weights are known only once it is decoded
+        n_kept, n_fillers, index_bits = _decode_layer(container, i).n_kept, 0, None
+    else:
+        _, streams = _read_fixed(container.layer_section(i), entry)
+        n_kept, n_fillers, index_bits = streams.n_entries - streams.n_fillers, streams.n_fillers, streams.index_bits
     return LayerInfo(
         name=entry.name,
         shape=entry.shape,
@@ -123,25 +133,21 @@ def _layer_info(container: Container, i: int) -> LayerInfo:
         b=entry.b,
         coder=entry.coder,
         n_bytes=entry.length + CRC_SIZE,
-        n_kept=streams.n_entries - streams.n_fillers,
-        n_fillers=streams.n_fillers,
-        index_bits=streams.index_bits,
+        n_kept=n_kept,
+        n_fillers=n_fillers,
+        index_bits=index_bits,
     )
 
 
 def _read_fixed(reader: ByteReader, entry: LayerEntry) -> tuple[np.ndarray, RelativeIndex]:
     """The codebook and the streams of a section of coder ``fixed``; nothing allocated is larger than the section."""
-    if entry.coder != "fixed":
-        reader.invalid(f"expected the coder fixed, got {entry.coder}")
     index_bits = reader.u8("index_bits")
     if index_bits > MAX_INDEX_BITS:
         reader.invalid(f"index_bits: expected at most {MAX_INDEX_BITS}, got {index_bits}")
     n_entries = reader.varint("n_entries")
     levels = np.frombuffer(reader.take(4 * (2**entry.b - 1), "levels"), "<f4").astype(np.float32)
     packed = [reader.take(packed_size(n_entries, w), what) for w, what in ((index_bits, "gaps"), (entry.b, "codes"))]
-    if entry.length == -(-math.prod(entry.shape) // MAX_ELEMENTS_PER_BYTE):
-        reader.padding()
-    reader.finish()
+    _finish(reader, math.prod(entry.shape), entry.length)
     try:
         gaps = unpack_bits(packed[0], index_bits, n_entries).astype(np.uint32, copy=False)
         codes = unpack_bits(packed[1], entry.b, n_entries)
@@ -150,19 +156,28 @@ def _read_fixed(reader: ByteReader, entry: LayerEntry) -> tuple[np.ndarray, Rela
     return levels, RelativeIndex(index_bits, gaps, codes)
 
 
+def _finish(reader: ByteReader, n_elements: int, length: int) -> None:
+    """Checks that nothing is left of a section but the padding that the bound on sizes asks for."""
+    if length == -(-n_elements // MAX_ELEMENTS_PER_BYTE):
+        reader.padding()
+    reader.finish()
+
+
 def _decode_tensors(container: Container) -> dict[str, torch.Tensor]:
     entries = container.directory.tensors
     if not entries:
         return {}
     reader = container.tensors_section()
-    if container.directory.tensors_coder != "raw":
-        reader.invalid(f"expected the coder raw, got {container.directory.tensors_coder}")
-    tensors = {}
+    tensors: dict[str, torch.Tensor] = {}
     for entry in entries:
-        data = reader.take(math.prod(entry.shape) * element_size(entry.dtype), f"tensor {entry.name}")
+        if container.directory.tensors_coder == "entropy":
+            data: bytes | memoryview = read_tensor(reader, entry.dtype, entry.shape)
+        else:
+            data = reader.take(math.prod(entry.shape) * element_size(entry.dtype), f"tensor {entry.name}")
         try:
             tensors[entry.name] = tensor_from_bytes(data, entry.dtype, entry.shape)
         except ValueError as fault:
             reader.invalid(f"tensor {entry.name}: {fault}")
-    reader.finish()
+    n_elements = sum(math.prod(entry.shape) for entry in entries)
+    _finish(reader, n_elements, container.directory.tensors_length)
     return tensors

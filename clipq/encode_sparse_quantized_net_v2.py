@@ -9,20 +9,23 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 import torch
 
 from clipq.atomic_file import write_bytes
 from clipq.bit_stream import pack_bits, varint
-from clipq.bits import Coder, choose_index_bits
+from clipq.bits import Coder, choose_index_bits, padding_size
 from clipq.byte_reader import CRC_SIZE
 from clipq.clipq_file import Directory, LayerEntry, TensorEntry, crc, pack_directory
 from clipq.conventions import Conventions
+from clipq.entropy_coder import encode_entropy
 from clipq.errors import SettingError
 from clipq.quantized_net import QuantizedLayer, QuantizedNet
 from clipq.relative_index import RelativeIndex, relative_index
 from clipq.tensor_bytes import tensor_to_bytes, type_name
+from clipq.tensor_coder import pack_tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,24 +109,25 @@ class EncodedNet:
 def encode_sparse_quantized_net_v2(
     net: QuantizedNet, coder: Coder = "fixed", conventions: Conventions | None = None
 ) -> EncodedNet:
-    """Encodes every layer with ``coder``; ``best`` takes the smallest for each layer.
+    """Encodes every layer with ``coder``; ``best`` takes the one of fewest bytes for each layer.
 
     A08 (``conventions.index_bits``) is the width of the relative index.
 
     Raises:
         SettingError: an unknown coder, or a tensor of a type that the file cannot hold.
     """
-    if coder != "fixed":
-        raise SettingError(f"coder: expected 'fixed', got {coder!r}")
+    if coder not in get_args(Coder):
+        raise SettingError(f"coder: expected one of {get_args(Coder)}, got {coder!r}")
     conventions = conventions or Conventions()
     for name, tensor in net.tensors.items():
         type_name(name, tensor)
+    tensors_coder, tensors_section = _encode_tensors(net.tensors, coder)
     return EncodedNet(
-        layers=tuple(_encode_fixed(layer, conventions) for layer in net.layers),
+        layers=tuple(_encode_layer(layer, coder, conventions) for layer in net.layers),
         tensors=dict(net.tensors),
         aliases=dict(net.aliases),
-        tensors_coder="raw",
-        tensors_section=b"".join(tensor_to_bytes(tensor) for tensor in net.tensors.values()),
+        tensors_coder=tensors_coder,
+        tensors_section=tensors_section,
     )
 
 
@@ -134,6 +138,36 @@ def write_clipq(encoded: EncodedNet, path: str | os.PathLike[str]) -> int:
         WriteError: it cannot be written; what was there before is unchanged.
     """
     return write_bytes(path, encoded.to_bytes())
+
+
+def _encode_tensors(tensors: Mapping[str, torch.Tensor], coder: Coder) -> tuple[str, bytes]:
+    """The coder of the tensors' section, ``raw`` or ``entropy``, and its bytes."""
+    elements = [tensor_to_bytes(tensor) for tensor in tensors.values()]
+    raw = b"".join(elements)
+    if coder == "fixed":
+        return "raw", raw
+    names = [type_name(name, tensor) for name, tensor in tensors.items()]
+    packed = b"".join(pack_tensor(data, name) for data, name in zip(elements, names, strict=True))
+    packed += bytes(padding_size(sum(tensor.numel() for tensor in tensors.values()), len(packed)))
+    return ("entropy", packed) if coder == "entropy" or len(packed) < len(raw) else ("raw", raw)
+
+
+def _encode_layer(layer: QuantizedLayer, coder: Coder, conventions: Conventions) -> EncodedLayer:
+    if coder == "fixed":
+        return _encode_fixed(layer, conventions)
+    if coder == "entropy":
+        return _encode_entropy(layer)
+    return min(_encode_entropy(layer), _encode_fixed(layer, conventions), key=lambda encoded: encoded.n_bytes)
+
+
+def _encode_entropy(layer: QuantizedLayer) -> EncodedLayer:
+    """The section of coder ``entropy``."""
+    section = encode_entropy(layer)
+    parts = {"header": len(section.header), "codebook": len(section.codebook), "codes": len(section.stream)}
+    parts["padding"] = padding_size(layer.codes.size, sum(parts.values()))
+    parts["checksum"] = CRC_SIZE
+    data = section.header + section.codebook + section.stream + bytes(parts["padding"])
+    return EncodedLayer(layer.name, layer.shape, layer.dtype, layer.b, layer.levels, "entropy", data, parts, None)
 
 
 def _encode_fixed(layer: QuantizedLayer, conventions: Conventions) -> EncodedLayer:

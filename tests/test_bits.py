@@ -23,6 +23,23 @@ def test_the_count_is_the_size_of_the_section(layer: QuantizedLayer, conventions
     assert sum(encoded.parts.values()) == encoded.n_bytes
 
 
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 2**32), st.integers(2, 8), st.sampled_from([0.02, 0.1, 0.6]), st.booleans())
+def test_entropy_is_counted_within_a_percent_without_encoding(seed: int, b: int, density: float, rough: bool) -> None:
+    rng = np.random.default_rng(seed)
+    sizes = np.minimum(1 + rng.exponential(2 ** (b - 3), (120, 300)).astype(int), 2 ** (b - 1) - 1)
+    h = 2 ** (b - 1)
+    codes = np.where(rng.random(sizes.shape) < 0.5, h + 1 - sizes, h + sizes)
+    share = density * (rng.gamma(1, size=120)[:, None] if rough else 1)
+    codes = (codes * (rng.random(sizes.shape) < share)).astype(np.uint8)
+    levels = np.array([*range(-h, 0), *range(1, h)], np.float32)
+    layer = QuantizedLayer("w", b, codes, levels)
+    for coder in ("entropy", "best"):
+        real = encode_sparse_quantized_net_v2(QuantizedNet((layer,)), coder).layers[0].n_bytes  # type: ignore[arg-type]
+        for counted in (layer_bits(codes, b, coder=coder), layer_bits(codes, b, coder=coder, levels=levels)):  # type: ignore[arg-type]
+            assert abs(counted / 8 - real) <= 0.01 * real + 12
+
+
 def test_a_count_by_hand() -> None:
     """docs/format.md's example: 1 + 1 header, 3 levels of 4 bytes, 1 of gaps, 1 of codes, 4 of CRC."""
     codes = np.array([[0, 0, 3, 0, 0, 0], [0, 0, 0, 1, 0, 2]], np.uint8)

@@ -1,0 +1,131 @@
+"""A layer's section of coder ``entropy``: codebook, and codes by the model that makes them smallest.
+
+``planes`` (``clipq.plane_coder``) knows of rows, columns and neighbours; ``patterns`` (``clipq.pattern_coder``) of
+nothing but is several times faster, and as good where weights are independent.  docs/format.md, coder ``entropy``.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from clipq.byte_reader import ByteReader
+from clipq.codebook import pack_codebook, read_codebook
+from clipq.pattern_coder import PatternPlan, decode_patterns
+from clipq.plane_coder import SLAB_POSITIONS, PlanePlan, decode_planes
+from clipq.quantized_net import QuantizedLayer
+
+EMPTY, PLANES, PATTERNS = range(3)
+#: Layers of more weights than this are modelled by planes only where a sample of their rows says that it pays.
+LARGE = 1 << 20
+_SAMPLE_WEIGHTS = 1 << 18
+_WORTH = 0.99
+
+
+@dataclass(frozen=True)
+class EntropySection:
+    """The parts of a section, in their order."""
+
+    header: bytes
+    codebook: bytes
+    stream: bytes
+
+
+def encode_entropy(layer: QuantizedLayer) -> EntropySection:
+    """The section of a layer."""
+    used = np.bincount(layer.codes.reshape(-1), minlength=2**layer.b)[1:] > 0
+    negative = _leading_negatives(layer.levels)
+    codebook = pack_codebook(layer.levels, used, negative)
+    model, stream = EMPTY, b""
+    if used.any():
+        model, stream = _encode_codes(layer.codes, layer.b, negative)
+    return EntropySection(bytes([model, negative]), codebook, stream)
+
+
+def entropy_size(codes: np.ndarray, b: int, levels: np.ndarray | None = None) -> tuple[int, int]:
+    """About how many bytes header and codes, and the codebook, of such a layer take."""
+    used = np.bincount(codes.reshape(-1), minlength=2**b)[1:] > 0
+    negative = 2 ** (b - 1)
+    if levels is None:  # uniform ones, as partitioning makes them
+        levels = np.array([*range(-negative, 0), *range(1, negative)], np.float32)
+    else:
+        negative = _leading_negatives(levels)
+    codebook = len(pack_codebook(levels.astype(np.float32, copy=False), used, negative))
+    return 2 + (_choose(codes, b, negative)[1].size() if used.any() else 0), codebook
+
+
+def decode_entropy(reader: ByteReader, shape: tuple[int, ...], b: int) -> tuple[np.ndarray, np.ndarray]:
+    """Levels, float32 [2^b - 1], and codes, uint8 of ``shape``.
+
+    Raises:
+        ClipqFormatError: InvalidValueError, TruncatedError or AbsurdSizeError.
+    """
+    model, negative = reader.u8("model"), reader.u8("number of negative codes")
+    if model > PATTERNS or negative >= 2**b:
+        reader.invalid(f"expected a model up to {PATTERNS}, up to {2**b - 1} negative codes, got {model}, {negative}")
+    levels, _ = read_codebook(reader, 2**b - 1, negative)
+    n = math.prod(shape)
+    if n == 0 and model != EMPTY:
+        reader.invalid(f"model of a layer without weights: expected {EMPTY}, got {model}")
+    if model == EMPTY:
+        codes = np.zeros(n, np.uint8)
+    elif model == PATTERNS:
+        codes = decode_patterns(reader, n, b)
+    else:
+        codes = _signed_to_codes(*decode_planes(reader, *matrix(shape), max(negative, 2**b - 1 - negative)), negative)
+        if codes.size and int(codes.max()) >= 2**b:
+            reader.invalid(f"expected codes below 2^{b}, got {int(codes.max())}")
+    return levels, codes.astype(np.uint8, copy=False).reshape(shape)
+
+
+def matrix(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Rows and columns as which a layer is modelled: outputs, and all that goes into one."""
+    rows = shape[0] if len(shape) > 1 else 1
+    return rows, math.prod(shape) // rows if rows else 0
+
+
+def _encode_codes(codes: np.ndarray, b: int, negative: int) -> tuple[int, bytes]:
+    model, plan = _choose(codes, b, negative)
+    return model, plan.encode()
+
+
+def _choose(codes: np.ndarray, b: int, negative: int) -> tuple[int, PlanePlan | PatternPlan]:
+    """The model of fewest bytes; for large layers on the word of a sample of their rows."""
+    every = codes.reshape(matrix(codes.shape))
+    patterns = PatternPlan(codes.reshape(-1), b)
+    if every.shape[1] > SLAB_POSITIONS:
+        return PATTERNS, patterns
+    if codes.size > LARGE:
+        sample = every[:: -(-codes.size // _SAMPLE_WEIGHTS)]
+        if not sample.any() or (
+            _plane_plan(sample, b, negative).bits() > _WORTH * PatternPlan(sample.reshape(-1), b).bits()
+        ):
+            return PATTERNS, patterns
+    planes = _plane_plan(every, b, negative)
+    return (PLANES, planes) if planes.size() < patterns.size() else (PATTERNS, patterns)
+
+
+def _plane_plan(codes: np.ndarray, b: int, negative: int) -> PlanePlan:
+    return PlanePlan(*_codes_to_signed(codes, negative), max(negative, 2**b - 1 - negative))
+
+
+def _leading_negatives(levels: np.ndarray) -> int:
+    """How many levels, from the first one on, are negative."""
+    return int(np.argmin(np.append(levels < 0, False)))
+
+
+def _codes_to_signed(codes: np.ndarray, negative: int) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of levels from zero (uint8), and which weights are negative (bool)."""
+    table = np.concatenate([[0], np.arange(negative, 0, -1), np.arange(1, 256 - negative)]).astype(np.uint8)
+    return table[codes], (codes > 0) & (codes <= negative)
+
+
+def _signed_to_codes(magnitude: np.ndarray, is_negative: np.ndarray, negative: int) -> np.ndarray:
+    """The inverse, uint16; a negative magnitude beyond the codes gives 256, which is no code."""
+    m = np.arange(256)
+    of_negative = np.where(m <= negative, negative + 1 - m, 256)
+    table = np.concatenate([negative + m, of_negative]).astype(np.uint16)
+    table[[0, 256]] = 0
+    return table.take(magnitude + (is_negative.astype(np.uint16) << np.uint16(8)))

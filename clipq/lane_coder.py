@@ -1,0 +1,301 @@
+"""Many range coders side by side ("lanes", rANS) on one stream of bits: docs/format.md, "Lanes".
+
+A lane's state is an integer of STATE_BITS bits after its leading one.  All lanes decode a symbol in one step of a few
+array operations.  Lanes read and return whole bits, and a lane that is closed gives its state back to the end of the
+stream; so however many lanes there are, they cost next to nothing: an encoder starts a lane from bits that are to be
+stored anyway.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+
+import numpy as np
+
+from clipq.integer_log import PROBABILITY_BITS
+
+STATE_BITS = 21
+ONE = 1 << PROBABILITY_BITS
+_LOW = 1 << STATE_BITS
+#: The least and the most taper: closing lanes takes a bounded number of steps.
+MIN_TAPER, MAX_TAPER = 3, 10
+_SLOT = np.int32(ONE - 1)
+_FIELDS_AT_ONCE = 1 << 14
+
+
+def steps(n: int, lanes: int, taper: int, after: int | None) -> Iterator[tuple[int, int]]:
+    """How many of n symbols each step takes, one a lane on the first lanes, and how many lanes are still open.
+
+    With ``after``, only so many symbols follow these n, and the lanes are at most as many as 2^taper goes into the
+    symbols still to come, but one at least.
+    """
+    while n:
+        if after is not None:
+            lanes = min(lanes, max(1, (n + after) >> taper))
+        size = min(n, lanes)
+        yield size, lanes
+        n -= size
+
+
+class SymbolTable:
+    """Symbols 0 .. k - 1 with fixed probabilities: ``shares`` in units of 2^-15 that sum to 2^15; 0 never occurs."""
+
+    def __init__(self, shares: np.ndarray) -> None:
+        self.shares = shares.astype(np.int32)
+        self.starts = np.cumsum(self.shares, dtype=np.int32) - self.shares
+        self.symbol = np.repeat(np.arange(shares.size), shares).astype(np.uint8)
+        within = np.arange(ONE, dtype=np.int32) - self.starts[self.symbol]
+        #: For each slot: the share of its symbol (high 16 bits) and its place within that share (low ones).
+        self.entries = self.shares[self.symbol].view(np.uint32) << np.uint32(16) | within.view(np.uint32)
+
+
+class LaneDecoder:
+    """Reads symbols from ``data``, of which ``n_bits`` bits (the highest of a byte first) belong to the stream."""
+
+    def __init__(self, data: bytes | memoryview, n_bits: int, lanes: int, taper: int) -> None:
+        stream = np.frombuffer(data, np.uint8)
+        self._bytes = np.zeros(len(stream) + lanes * STATE_BITS // 8 + 16, np.uint8)
+        self._bytes[: len(stream)] = stream
+        self._words = self._four_bytes(0, len(self._bytes) - 3)
+        self._at, self._end = 0, n_bits
+        self._open, self._taper = lanes, taper
+        self._state = self._read(np.full(lanes, STATE_BITS, np.int32)) + np.int32(_LOW)
+
+    def decide(self, q: np.ndarray, after: int | None = None) -> np.ndarray:
+        """One decision (bool) for each probability (of a one) in ``q``, int32.
+
+        ``after``, where these are among the last symbols of the stream, is how many follow; lanes are then closed.
+
+        Raises:
+            ValueError: the stream ends too early.
+        """
+        out, done = np.empty(q.size, np.bool_), 0
+        for size, still_open in steps(q.size, self._open, self._taper, after):
+            self._close(still_open)
+            state, part = self._state[:size], q[done : done + size]
+            slot, share = state & _SLOT, state >> PROBABILITY_BITS
+            ones = out[done : done + size]
+            np.less(slot, part, out=ones)
+            share *= part
+            slot += share
+            state -= share
+            state -= part
+            np.copyto(state, slot, where=ones)
+            self._refill(state)
+            done += size
+        return out
+
+    def symbols(self, table: SymbolTable, n: int, after: int | None = None) -> np.ndarray:
+        """The next n symbols of a table, uint8; ``after`` and errors as in ``decide``."""
+        out, done = np.empty(n, np.uint8), 0
+        for size, still_open in steps(n, self._open, self._taper, after):
+            self._close(still_open)
+            state = self._state[:size]
+            slot = state & _SLOT
+            table.symbol.take(slot, out=out[done : done + size], mode="clip")
+            entry = table.entries.take(slot)
+            state >>= PROBABILITY_BITS
+            state *= (entry >> 16).view(np.int32)
+            entry &= 0xFFFF
+            state += entry.view(np.int32)
+            self._refill(state)
+            done += size
+        return out
+
+    def finish(self) -> None:
+        """Raises ValueError if a bit is left that is not zero."""
+        rest = np.unpackbits(self._bytes[self._at // 8 :])[self._at % 8 :]
+        if rest.any():
+            raise ValueError("expected the stream to end with its last symbol, bits are left")
+
+    def _refill(self, state: np.ndarray) -> None:
+        """Makes the states that have become too short long enough again."""
+        low = (state < _LOW).nonzero()[0]
+        if low.size:
+            short = state[low]
+            missing = (STATE_BITS + 1) - _bit_length(short)
+            short <<= missing
+            short |= self._read(missing)
+            state[low] = short
+
+    def _read(self, widths: np.ndarray) -> np.ndarray:
+        """The next unsigned integers of the given widths, int32 from 1 to 21."""
+        starts = widths.cumsum(dtype=np.int32)
+        first, total = self._at >> 3, int(starts[-1])
+        starts -= widths
+        starts += self._at & 7
+        self._at += total
+        if self._at > self._end:
+            raise ValueError("the stream ends too early")
+        words = self._words[first:].take(starts >> 3)
+        words <<= (starts & 7).view(np.uint32)
+        words >>= (32 - widths).view(np.uint32)
+        return words.view(np.int32)
+
+    def _close(self, keep: int) -> None:
+        """Gives the states of all lanes but the first ``keep`` back to the end of the stream."""
+        if keep >= self._open:
+            return
+        bits = _as_bits(self._state[keep : self._open] - _LOW, np.full(self._open - keep, STATE_BITS))
+        first, before = self._end // 8, self._end % 8
+        self._open, self._end = keep, self._end + bits.size
+        packed = np.packbits(np.concatenate([np.unpackbits(self._bytes[first : first + 1])[:before], bits]))
+        self._bytes[first : first + packed.size] = packed
+        start, stop = max(first - 3, 0), min(first + packed.size, len(self._words))
+        self._words[start:stop] = self._four_bytes(start, stop)
+
+    def _four_bytes(self, start: int, stop: int) -> np.ndarray:
+        """The big-endian uint32 that starts at each byte."""
+        part = self._bytes[start : stop + 3].astype(np.uint32)
+        return part[:-3] << 24 | part[1:-2] << 16 | part[2:-1] << 8 | part[3:]
+
+
+class LaneEncoder:
+    """Collects symbols in the decoder's order; ``finish`` codes them, last one first."""
+
+    def __init__(self) -> None:
+        self._symbols: list[tuple[np.ndarray, np.ndarray, int | None]] = []
+
+    def decide(self, q: np.ndarray, ones: np.ndarray, after: int | None = None) -> None:
+        """Decisions ``ones`` (bool) with probabilities ``q`` of a one; ``after`` as in ``LaneDecoder.decide``."""
+        q = q.astype(np.uint16)
+        self._symbols.append((np.where(ones, q, ONE - q), np.where(ones, np.uint16(0), q), after))
+
+    def symbols(self, table: SymbolTable, symbols: np.ndarray, after: int | None = None) -> None:
+        """Symbols (uint8) of a table."""
+        shares, starts = table.shares.astype(np.uint16), table.starts.astype(np.uint16)
+        self._symbols.append((shares.take(symbols), starts.take(symbols), after))
+
+    def finish(self, lanes: int, taper: int) -> tuple[bytes, int]:
+        """The stream and how many bits of it count."""
+        zeros = 0
+        while True:
+            try:
+                return self._code(lanes, taper, _BitQueue(zeros))
+            except _QueueShortError as short:  # too many lanes for the symbols after them: some start from zeros
+                zeros = 2 * zeros + short.missing
+
+    def _code(self, lanes: int, taper: int, bits: _BitQueue) -> tuple[bytes, int]:
+        state = np.full(lanes, _LOW, np.int32)
+        started = 1  # the last lane is never closed
+        for shares, starts, after in reversed(self._symbols):
+            stop = shares.size
+            for size, still_open in reversed(list(steps(stop, lanes, taper, after))):
+                if still_open > started:
+                    _start(state[started:still_open], bits)
+                    started = still_open
+                part = slice(stop - size, stop)
+                _step_back(shares[part].astype(np.int32), starts[part], state[:size], bits)
+                stop -= size
+        _start(state[started:], bits)
+        bits.put(state - _LOW, np.full(lanes, STATE_BITS, np.int32))
+        return bits.packed()
+
+
+def _start(state: np.ndarray, bits: _BitQueue) -> None:
+    """Starts lanes from the stream's last bits, which the decoder gets back when it closes these lanes."""
+    taken = bits.take(state.size * STATE_BITS).reshape(-1, STATE_BITS)
+    state[:] = _LOW + taken @ (1 << np.arange(STATE_BITS - 1, -1, -1))
+
+
+def _step_back(share: np.ndarray, start: np.ndarray, state: np.ndarray, bits: _BitQueue) -> None:
+    """The inverse of a step of ``LaneDecoder``."""
+    limit = share << (STATE_BITS + 1 - PROBABILITY_BITS)
+    excess = np.maximum((STATE_BITS + 1) - _bit_length(limit), 0)
+    excess += (state >> excess) >= limit
+    bits.put(state & ((np.int32(1) << excess) - 1), excess)
+    state >>= excess
+    high = (state.astype(np.float32) / share.astype(np.float32)).astype(np.int32)  # exact: 64 <= quotient < 128
+    state += high * (ONE - share)
+    state += start
+
+
+def _bit_length(x: np.ndarray) -> np.ndarray:
+    """The number of bits of integers from 1 to 2^24 - 1, by the exponent of their exact float32."""
+    return (x.astype(np.float32).view(np.int32) >> 23) - 126
+
+
+def _as_bits(values: np.ndarray, widths: np.ndarray) -> np.ndarray:
+    """The bits of each value, the highest of its width first: uint8 of 0 and 1."""
+    last = np.cumsum(widths, dtype=np.int32) - 1
+    shifts = np.repeat(last, widths) - np.arange(int(last[-1]) + 1 if last.size else 0, dtype=np.int32)
+    return ((np.repeat(values, widths) >> shifts) & 1).astype(np.uint8)
+
+
+class _QueueShortError(Exception):
+    def __init__(self, missing: int) -> None:
+        super().__init__(missing)
+        self.missing = missing
+
+
+class _BitQueue:
+    """A queue of bits that is written at its front and gives bits back from its end, where ``zeros`` zeros stand.
+
+    A field is an integer and its width in bits.  What has not been asked for yet stays in fields.
+    """
+
+    def __init__(self, zeros: int) -> None:
+        self._bits = deque([np.zeros(zeros, np.uint8)])
+        self._fields: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def put(self, values: np.ndarray, widths: np.ndarray) -> None:
+        """Puts these fields, the first one foremost, before everything else."""
+        self._fields.append((values, widths))
+
+    def take(self, n: int) -> np.ndarray:
+        """The last n bits, in their order, as uint8 of 0 and 1.
+
+        Raises:
+            _QueueShortError: there are fewer.
+        """
+        self._bits.appendleft(_as_bits(*self._all_fields()))
+        parts: list[np.ndarray] = []
+        while n:
+            if not self._bits:
+                raise _QueueShortError(n)
+            chunk = self._bits.pop()
+            if chunk.size > n:
+                self._bits.append(chunk[:-n])
+                chunk = chunk[-n:]
+            parts.append(chunk)
+            n -= chunk.size
+        return np.concatenate([np.zeros(0, np.uint8), *parts[::-1]])
+
+    def packed(self) -> tuple[bytes, int]:
+        """All bits as bytes, the highest bit of a byte first, and their number."""
+        bits = np.concatenate([np.zeros(0, np.uint8), *self._bits])
+        values, widths = self._all_fields()
+        values = np.concatenate([values, bits])
+        widths = np.concatenate([widths, np.ones(bits.size, np.int32)])
+        return _pack_fields(values, widths)
+
+    def _all_fields(self) -> tuple[np.ndarray, np.ndarray]:
+        """The fields so far, in order, without those of no bits; they are not kept."""
+        none = np.zeros(0, np.int32)
+        values = np.concatenate([none, *(v for v, _ in reversed(self._fields))])
+        widths = np.concatenate([none, *(w for _, w in reversed(self._fields))])
+        self._fields = []
+        some = widths.nonzero()[0]
+        return values[some], widths[some]
+
+
+def _pack_fields(values: np.ndarray, widths: np.ndarray) -> tuple[bytes, int]:
+    """The fields, one after the other from the highest bit of the first byte, and how many bits they are."""
+    n_bits = int(widths.sum(dtype=np.int64))
+    words = np.zeros(n_bits // 32 + 2, np.uint32)
+    at = 0
+    for i in range(0, values.size, _FIELDS_AT_ONCE):
+        width = widths[i : i + _FIELDS_AT_ONCE]
+        starts = width.cumsum(dtype=np.int32)
+        total = int(starts[-1])
+        starts += (at & 31) - width
+        # A field lies in the 64 bits that start with its word; fields do not overlap, so that sums are unions.
+        word, room = starts >> 5, 64 - (starts & 31) - width
+        first = np.flatnonzero(np.diff(word, prepend=-1))
+        sums = np.add.reduceat(values[i : i + _FIELDS_AT_ONCE].astype(np.uint64) << room.astype(np.uint64), first)
+        place = word[first] + (at >> 5)
+        words[place] |= (sums >> np.uint64(32)).astype(np.uint32)
+        words[place + 1] |= sums.astype(np.uint32)
+        at += total
+    return words.astype(">u4").tobytes()[: (n_bits + 7) // 8], n_bits

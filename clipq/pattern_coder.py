@@ -1,0 +1,146 @@
+"""A layer's codes as two runs of symbols with fixed probabilities: the fast model of coder ``entropy``.
+
+First which weights are kept, eight at a time; then the codes of those that are.  docs/format.md, "Patterns".
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from clipq.bit_stream import pack_bits, packed_size, unpack_bits, varint
+from clipq.byte_reader import ByteReader
+from clipq.integer_log import PROBABILITY_BITS
+from clipq.lane_coder import MAX_TAPER, MIN_TAPER, ONE, STATE_BITS, LaneDecoder, LaneEncoder, SymbolTable
+
+#: Eight weights need at most 8 of these lanes' symbols, so that reading never crawls.
+MAX_SYMBOLS_PER_LANE = 4096
+MAX_LANES = 1 << 16
+_USUAL_LANES = 4096
+#: Patterns with a smaller share than this, in 2^-15, are written out.
+_RARE = 0.6
+
+
+class PatternPlan:
+    """The tables for a layer's ``codes``, uint8 [n], of b bits, of which at least one is not 0."""
+
+    def __init__(self, codes: np.ndarray, b: int) -> None:
+        self._mask = codes != 0
+        self._codes = codes
+        self._patterns = np.packbits(self._mask, bitorder="little")
+        self._pattern_counts = np.bincount(self._patterns, minlength=256)
+        self._code_counts = np.bincount(codes[self._mask], minlength=2**b)[1:]
+        rare = (self._pattern_counts > 0) & (self._pattern_counts * ONE < _RARE * self._patterns.size)
+        self._rare = np.flatnonzero(rare)
+        self._written = int(self._pattern_counts[self._rare].sum())
+        if self._written:  # the first of them now stands for all
+            self._pattern_counts[self._rare] = 0
+            self._pattern_counts[self._rare[0]] = self._written
+        self._shares = whole_shares(self._pattern_counts), whole_shares(self._code_counts)
+
+    def size(self) -> int:
+        """Bytes of header and stream, within a few, without coding them."""
+        return len(self._header(b"")) + 8 + round(self.bits() / 8)
+
+    def bits(self) -> float:
+        """Bits of what follows the tables."""
+        return (
+            _cost(self._pattern_counts, self._shares[0]) + _cost(self._code_counts, self._shares[1]) + 8 * self._written
+        )
+
+    def encode(self) -> bytes:
+        """Header and stream."""
+        patterns, codes = (SymbolTable(shares) for shares in self._shares)
+        written_out = np.zeros(0, np.uint8)
+        if self._written:
+            rare = np.zeros(256, np.bool_)
+            rare[self._rare] = True
+            places = np.flatnonzero(rare[self._patterns])
+            written_out = self._patterns[places]
+            self._patterns[places] = self._rare[0]
+        encoder = LaneEncoder()
+        encoder.symbols(patterns, self._patterns)
+        encoder.symbols(codes, self._codes[self._mask] - np.uint8(1), after=0)
+        kept = int(self._code_counts.sum())
+        code_bits = _cost(self._code_counts, self._shares[1])
+        least = -(-max(self._patterns.size, kept) // (MAX_SYMBOLS_PER_LANE // 2))
+        lanes = max(least, 1, min(int(0.8 * code_bits / STATE_BITS), _USUAL_LANES))
+        taper = min(max(math.ceil(math.log2(STATE_BITS * kept / max(0.8 * code_bits, 1e-3))), MIN_TAPER), MAX_TAPER)
+        stream, n_bits = encoder.finish(lanes, taper)
+        head = varint(lanes) + bytes([taper])
+        return self._header(head) + written_out.tobytes() + varint(n_bits) + stream
+
+    def _header(self, head: bytes) -> bytes:
+        parts = [head, *(_pack_table(shares) for shares in self._shares)]
+        parts += [varint(self._written), bytes([self._rare[0]]) if self._written else b""]
+        return b"".join(parts)
+
+
+def decode_patterns(reader: ByteReader, n: int, b: int) -> np.ndarray:
+    """The codes of a layer's n weights, uint8 [n].
+
+    Raises:
+        ClipqFormatError: InvalidValueError or TruncatedError.
+    """
+    n_patterns = (n + 7) // 8
+    lanes, taper = reader.varint("lanes"), reader.u8("taper")
+    if not max(1, -(-n // (8 * MAX_SYMBOLS_PER_LANE))) <= lanes <= MAX_LANES or not MIN_TAPER <= taper <= MAX_TAPER:
+        reader.invalid(f"lanes and taper: expected lanes for {n} weights, at most {MAX_LANES}, got {lanes}, {taper}")
+    tables = [_read_table(reader, 256), _read_table(reader, 2**b - 1)]
+    n_written = reader.varint("number of patterns written out")
+    stands_for_them = reader.u8("pattern for those written out") if n_written else None
+    written_out = np.frombuffer(reader.take(n_written, "patterns written out"), np.uint8)
+    n_bits = reader.varint("length of the stream")
+    data = reader.take((n_bits + 7) // 8, "stream")
+    try:
+        decoder = LaneDecoder(data, n_bits, lanes, taper)
+        patterns = decoder.symbols(tables[0], n_patterns)
+        if stands_for_them is not None:
+            places = np.flatnonzero(patterns == stands_for_them)
+            if places.size != n_written:
+                raise ValueError(f"expected {n_written} patterns that are written out, got {places.size}")
+            patterns[places] = written_out
+        mask = np.unpackbits(patterns, bitorder="little").view(np.bool_)
+        if mask[n:].any():
+            raise ValueError("expected no weight beyond the last one")
+        mask = mask[:n]
+        kept = int(np.count_nonzero(mask))
+        codes = np.zeros(n, np.uint8)
+        codes[mask] = decoder.symbols(tables[1], kept, after=0) + np.uint8(1)
+        decoder.finish()
+    except ValueError as fault:
+        reader.invalid(str(fault))
+    return codes
+
+
+def whole_shares(counts: np.ndarray) -> np.ndarray:
+    """Shares in 2^-15 near the counts' (of which one at least is not 0), which sum to 2^15; 0 only where a count is."""
+    shares = np.where(counts > 0, np.maximum(counts * ONE // counts.sum(), 1), 0)
+    while (excess := int(shares.sum()) - ONE) != 0:
+        largest = int(shares.argmax())
+        shares[largest] -= min(excess, int(shares[largest]) // 2)
+    return shares
+
+
+def _cost(counts: np.ndarray, shares: np.ndarray) -> float:
+    """Bits of so many symbols with these shares."""
+    some = counts > 0
+    return float((counts[some] * (PROBABILITY_BITS - np.log2(shares[some]))).sum())
+
+
+def _pack_table(shares: np.ndarray) -> bytes:
+    present = shares > 0
+    return pack_bits(present.view(np.uint8), 1) + b"".join(varint(int(share)) for share in shares[present])
+
+
+def _read_table(reader: ByteReader, size: int) -> SymbolTable:
+    data = reader.take(packed_size(size, 1), "symbols that occur")
+    try:
+        present = unpack_bits(data, 1, size)
+    except ValueError as fault:
+        reader.invalid(f"symbols that occur: {fault}")
+    shares = np.array([reader.varint("share of a symbol") if occurs else 0 for occurs in present.tolist()])
+    if shares.max() > ONE or shares.sum() != ONE:
+        reader.invalid(f"expected shares that sum to {ONE}")
+    return SymbolTable(shares)

@@ -1,0 +1,301 @@
+# ruff: noqa: B023  (inner functions are used only in the turn of the loop that defines them)
+"""A second reader of ``.clipq`` files: plain Python written from docs/format.md alone, slow and without any check.
+
+It imports nothing of the package, so that agreement with it says that the document describes the bytes.
+"""
+
+import struct
+
+
+class Bytes:
+    def __init__(self, data):
+        self.data, self.at = data, 0
+
+    def take(self, n):
+        self.at += n
+        assert self.at <= len(self.data)
+        return self.data[self.at - n : self.at]
+
+    def u8(self):
+        return self.take(1)[0]
+
+    def i8(self):
+        return struct.unpack("<b", self.take(1))[0]
+
+    def i16(self):
+        return struct.unpack("<h", self.take(2))[0]
+
+    def u32(self):
+        return struct.unpack("<I", self.take(4))[0]
+
+    def varint(self):
+        value = shift = 0
+        while True:
+            byte = self.u8()
+            value |= (byte & 127) << shift
+            shift += 7
+            if byte < 128:
+                return value
+
+    def bits(self, width, count):
+        whole = int.from_bytes(self.take((width * count + 7) // 8), "little")
+        return [whole >> (i * width) & ((1 << width) - 1) for i in range(count)]
+
+
+def product(numbers):
+    result = 1
+    for number in numbers:
+        result *= number
+    return result
+
+
+# --- probabilities ---------------------------------------------------------------------------------------------------
+
+T = [((1024 + i) ** 256).bit_length() - 1 - 2560 for i in range(1024)]
+
+
+def log2(x):
+    e = x.bit_length() - 1
+    eleven = x << 10 >> e
+    return 256 * e + T[eleven - 1024]
+
+
+ODDS = [None] + [log2(q) - log2(32768 - q) for q in range(1, 32768)]
+
+
+def logistic(s):
+    s = min(max(s, -4095), 4095)
+    low, high = 1, 32767  # ODDS ascends
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if ODDS[middle] <= s else (low, middle - 1)
+    return low
+
+
+# --- lanes -----------------------------------------------------------------------------------------------------------
+
+
+class Lanes:
+    def __init__(self, data, n_bits, lanes, taper):
+        self.stream = [byte >> (7 - k) & 1 for byte in data for k in range(8)][:n_bits]
+        self.at, self.taper = 0, taper
+        self.states = [(1 << 21) + self.read(21) for _ in range(lanes)]
+
+    def read(self, n):
+        value = 0
+        for bit in self.stream[self.at : self.at + n]:
+            value = 2 * value + bit
+        self.at += n
+        assert self.at <= len(self.stream)
+        return value
+
+    def run(self, n, decode, after=None):
+        """decode(i, slot) -> symbol, share, start of the run's i-th symbol."""
+        out = []
+        while len(out) < n:
+            if after is not None:
+                keep = max(1, (n - len(out) + after) >> self.taper)
+                closed, self.states = self.states[keep:], self.states[:keep]
+                for state in closed:
+                    self.stream += [state >> k & 1 for k in range(20, -1, -1)]
+            step = min(len(self.states), n - len(out))
+            for lane in range(step):
+                slot = self.states[lane] % 32768
+                symbol, share, start = decode(len(out), slot)
+                self.states[lane] = share * (self.states[lane] >> 15) + slot - start
+                out.append(symbol)
+            for lane in range(step):
+                lacks = 22 - self.states[lane].bit_length()
+                if lacks > 0:
+                    self.states[lane] = (self.states[lane] << lacks) + self.read(lacks)
+        return out
+
+    def decisions(self, q, after=None):
+        return self.run(len(q), lambda i, s: (1, q[i], 0) if s < q[i] else (0, 32768 - q[i], q[i]), after)
+
+    def symbols(self, shares, n, after=None):
+        table = [(k, share, sum(shares[:k])) for k, share in enumerate(shares) for _ in range(share)]
+        return self.run(n, lambda i, slot: table[slot], after)
+
+
+# --- model planes ----------------------------------------------------------------------------------------------------
+
+
+class Counts:
+    def __init__(self):
+        self.ones, self.zeros = {}, {}
+
+    def statistic(self, key, mean, prior):
+        q = logistic(32 * mean)
+        a = max(1, 16 * q * 2**prior >> 15)
+        z = max(1, 16 * 2**prior - a)
+        return log2(16 * self.ones.get(key, 0) + a) - log2(16 * self.zeros.get(key, 0) + z) - (log2(a) - log2(z))
+
+    def add(self, key, one):
+        counts = self.ones if one else self.zeros
+        counts[key] = counts.get(key, 0) + 1
+
+
+def read_planes(reader, rows, columns, largest):
+    t = largest.bit_length()
+    names = [("mask", 0, 0)] + [("above", e, 0) for e in range(1, t)]
+    names += [("bit", e, r) for e in range(1, t) for r in range(e - 1, -1, -1) if 2**e + 2**r <= largest]
+    names += [("sign", 0, 0)]
+    lanes, steps = reader.varint(), reader.u8()
+    phase_bits, taper = steps & 7, 3 + (steps >> 3 & 7)
+    slab_rows = reader.varint() if steps & 64 else rows
+    offsets = [reader.varint() for _ in range(reader.varint())] if steps & 128 else []
+    d = len(offsets)
+    settings = []
+    for _ in names:
+        v = reader.varint()
+        if v < 2:
+            settings.append({"constant": v, "mean": 0})
+            continue
+        if v > 2:
+            mean = (v - 3) // 2 if v % 2 else -(v - 2) // 2
+            settings.append({"constant": None, "mean": mean, "bias": 32 * mean, "features": []})
+            continue
+        chosen = reader.varint()
+        s = {"constant": None, "mean": reader.i8(), "bias": reader.i16()}
+        priors = reader.u8()
+        s["row"], s["column"] = priors & 15, priors >> 4
+        s["features"] = [(k, reader.i8()) for k in range(5 + 2 * d) if chosen >> k & 1]
+        settings.append(s)
+    n_bits = reader.varint()
+    coder = Lanes(reader.take((n_bits + 7) // 8), n_bits, lanes, taper)
+    magnitude, negative = {}, {}
+    column_counts = [Counts() for _ in names]
+    for first in range(0, rows, slab_rows):
+        height = min(slab_rows, rows - first)
+        places = [(i, j) for i in range(height) for j in range(columns)]
+        phase = {(i, j): (i * 0x9E3779B1 + j * 0x85EBCA77) % 2**32 >> (32 - phase_bits) for i, j in places}
+        places.sort(key=lambda place: (phase[place], place))
+        row_counts = [Counts() for _ in names]
+        taken = [{} for _ in names]  # each plane's decisions in this slab
+
+        def neighbours(number, i, j, distance):
+            u = 1024 * logistic(32 * settings[number]["mean"]) >> 15
+            found = [taken[number].get((i, j + k)) for k in (-distance, distance)]
+            return sum((1024 - u if one else -u) for one in found if one is not None)
+
+        def feature(number, parent, k, i, j, size):
+            s = settings[number]
+            if k == 0:
+                return row_counts[number].statistic(i, s["mean"], s["row"])
+            if k == 1:
+                return column_counts[number].statistic(j, s["mean"], s["column"])
+            if k < 2 + d:
+                return neighbours(number, i, j, offsets[k - 2])
+            if k == 4 + 2 * d:
+                return 256 * min(3, size.bit_length() - 1) if names[number][0] == "sign" else 0
+            if parent is None:
+                return 0
+            if k == 2 + d:
+                return row_counts[parent].statistic(i, settings[parent]["mean"], s["row"])
+            if k == 3 + d:
+                return column_counts[parent].statistic(j, settings[parent]["mean"], s["column"])
+            return neighbours(parent, i, j, offsets[k - 4 - d])
+
+        def plane(number, parent, mine, last=False):
+            s = settings[number]
+            if s["constant"] is not None:
+                return dict.fromkeys(mine, s["constant"])
+            result = {}
+            if any(k < 2 + d for k, _ in s["features"]):
+                runs = [[p for p in mine if phase[p] == f] for f in range(2**phase_bits)]
+            else:
+                runs = [mine]
+            for run in runs:
+                q = []
+                for i, j in run:
+                    size = magnitude.get((first + i, j), 0)
+                    total = sum(w * feature(number, parent, k, i, j, size) for k, w in s["features"])
+                    q.append(logistic(s["bias"] + (total >> 5)))
+                after = len(mine) - len(result) - len(run) if last else None
+                for place, one in zip(run, coder.decisions(q, after), strict=True):
+                    result[place] = one
+                for place in run:
+                    taken[number][place] = result[place]
+                    row_counts[number].add(place[0], result[place])
+                    column_counts[number].add(place[1], result[place])
+            return result
+
+        number = {name: k for k, name in enumerate(names)}
+        kept = [p for p, one in plane(0, None, places).items() if one]
+        kept = [p for p in places if p in set(kept)]
+        for i, j in kept:
+            magnitude[first + i, j] = 1
+        mine = kept
+        for e in range(1, t):
+            ones = plane(number["above", e, 0], number["above", e - 1, 0] if e > 1 else 0, mine)
+            mine = [p for p in mine if ones[p]]
+            for i, j in mine:
+                magnitude[first + i, j] = 1 << e
+        exponent = {p: magnitude[first + p[0], p[1]].bit_length() - 1 for p in kept}
+        for e in range(1, t):
+            mine = [p for p in kept if exponent[p] == e]
+            for r in [r for kind, of, r in names if kind == "bit" and of == e]:
+                for (i, j), one in plane(number["bit", e, r], number["above", e, 0], mine).items():
+                    magnitude[first + i, j] |= one << r
+        for (i, j), one in plane(number["sign", 0, 0], 0, kept, first + height == rows).items():
+            negative[first + i, j] = one
+    return [[(magnitude.get((i, j), 0), negative.get((i, j), 0)) for j in range(columns)] for i in range(rows)]
+
+
+# --- sections --------------------------------------------------------------------------------------------------------
+
+
+def read_codebook(reader, size, h):
+    used = reader.bits(1, size)
+    found = {}
+    for codes in (range(h, 0, -1), range(h + 1, size + 1)):
+        mine = [c for c in codes if used[c - 1]]
+        if mine:
+            level, width = reader.u32(), reader.u8()
+            steps = [0, *reader.bits(width, len(mine) - 1)]
+            for code, step in zip(mine, steps, strict=True):
+                level = (level + step) % 2**32
+                found[code] = level
+    ascending = sorted(found)
+    levels = []
+    for code in range(1, size + 1):
+        before = [c for c in ascending if c <= code] or ascending[:1]
+        levels.append(found[before[-1]] if before else 0)
+    return levels
+
+
+def read_entropy_layer(reader, shape, b):
+    """Codes, flat, and the bits of the levels."""
+    model, h = reader.u8(), reader.u8()
+    levels = read_codebook(reader, 2**b - 1, h)
+    n = product(shape)
+    if model == 0:
+        return [0] * n, levels
+    if model == 1:
+        rows = shape[0] if len(shape) > 1 else 1
+        matrix = read_planes(reader, rows, n // rows, max(h, 2**b - 1 - h))
+        flat = [pair for row in matrix for pair in row]
+        return [(h + 1 - m if negative else h + m) if m else 0 for m, negative in flat], levels
+    lanes, taper = reader.varint(), reader.u8()
+    patterns = [reader.varint() if occurs else 0 for occurs in reader.bits(1, 256)]
+    shares = [reader.varint() if occurs else 0 for occurs in reader.bits(1, 2**b - 1)]
+    n_written = reader.varint()
+    stand_in = reader.u8() if n_written else None
+    written = list(reader.take(n_written))
+    n_bits = reader.varint()
+    coder = Lanes(reader.take((n_bits + 7) // 8), n_bits, lanes, taper)
+    eights = [written.pop(0) if p == stand_in else p for p in coder.symbols(patterns, (n + 7) // 8)]
+    mask = [eight >> k & 1 for eight in eights for k in range(8)][:n]
+    codes = iter(coder.symbols(shares, sum(mask), after=0))
+    return [next(codes) + 1 if kept else 0 for kept in mask], levels
+
+
+def read_float_tensor(reader, n, exponent_bits, mantissa_bits):
+    largest, spread, zeros = reader.u8(), reader.u8(), reader.u8()
+    (row,) = read_planes(reader, 1, n, spread)
+    mantissas = reader.bits(mantissa_bits - zeros, n)
+    return [
+        sign << (exponent_bits + mantissa_bits) | (largest + 1 - d) << mantissa_bits | mantissa << zeros
+        for (d, sign), mantissa in zip(row, mantissas, strict=True)
+    ]

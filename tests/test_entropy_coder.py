@@ -1,0 +1,187 @@
+from pathlib import Path
+
+import format_reader
+import nets
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from clipq.byte_reader import ByteReader
+from clipq.decode_sparse_quantized_net_v2 import decode_sparse_quantized_net_v2, inspect
+from clipq.encode_sparse_quantized_net_v2 import encode_sparse_quantized_net_v2
+from clipq.entropy_coder import EMPTY, PATTERNS, PLANES, decode_entropy, encode_entropy
+from clipq.quantized_net import QuantizedLayer, QuantizedNet
+
+
+def _section(layer: QuantizedLayer) -> bytes:
+    section = encode_entropy(layer)
+    return section.header + section.codebook + section.stream
+
+
+def _decoded(data: bytes, layer: QuantizedLayer) -> np.ndarray:
+    reader = ByteReader(memoryview(data), "test", 0, len(data))
+    levels, codes = decode_entropy(reader, layer.shape, layer.b)
+    reader.finish()
+    used = np.unique(codes[codes > 0]) - 1
+    assert levels[used].tobytes() == layer.levels[used].tobytes()
+    return codes
+
+
+@st.composite
+def structured_layers(draw: st.DrawFn) -> QuantizedLayer:
+    """Layers with dead rows and columns, dense ones, neighbours alike, one sign only, and codes of every spread."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    b = draw(st.integers(2, 8))
+    shape = draw(st.sampled_from([(1,), (90,), (), (1, 80), (80, 1), (20, 30), (6, 4, 3, 3), (3, 1, 5, 5), (2, 200)]))
+    n_negative = draw(st.sampled_from([2 ** (b - 1), 2 ** (b - 1) - 1, 0, 2**b - 1]))
+    rows = shape[0] if shape else 1
+    columns = int(np.prod(shape)) // rows
+    density = draw(st.sampled_from([0.03, 0.3, 1.0])) * np.outer(rng.random(rows) ** 2, rng.random(columns) ** 2)
+    smooth = draw(st.booleans())
+    noise = rng.normal(size=(rows, columns))
+    if smooth and columns > 3:
+        noise = noise + 2 * np.roll(noise, 1, 1)
+    size = 1 + np.floor(rng.exponential(draw(st.sampled_from([0.3, 2, 40])), (rows, columns))).astype(int)
+    largest = np.where(noise < 0, n_negative, 2**b - 1 - n_negative)
+    size = np.minimum(size, largest) * (rng.random((rows, columns)) < 4 * density)
+    codes = np.where(size == 0, 0, np.where(noise < 0, n_negative + 1 - size, n_negative + size))
+    levels = np.sort(rng.random(2**b - 1)).astype(np.float32) + np.float32(0.01)
+    levels[:n_negative] = -levels[:n_negative][::-1]
+    return QuantizedLayer("w", b, codes.astype(np.uint8).reshape(shape), levels)
+
+
+@settings(deadline=None, max_examples=60)
+@given(structured_layers())
+def test_a_reader_written_from_the_document_agrees(layer: QuantizedLayer) -> None:
+    data = _section(layer)
+    assert np.array_equal(_decoded(data, layer), layer.codes)
+    codes, levels = format_reader.read_entropy_layer(format_reader.Bytes(data), layer.shape, layer.b)
+    assert codes == layer.codes.reshape(-1).tolist()
+    for code in set(codes) - {0}:
+        assert levels[code - 1] == int(layer.levels.view(np.uint32)[code - 1])
+
+
+def test_the_worked_example_of_the_document() -> None:
+    codes = np.array([[0, 0, 3, 0, 0, 0], [0, 0, 0, 1, 0, 2]], np.uint8)
+    layer = QuantizedLayer("fc.weight", 2, codes, np.array([-1.5, -0.5, 1.0], np.float32))
+    text = (Path(__file__).parents[1] / "docs" / "format.md").read_text()
+    part = text.split("## Worked example of an entropy section")[1]
+    rows = [line for line in part.splitlines() if line.startswith("| `")]
+    data = bytes.fromhex("".join("".join(row.split("|")[1].split("`")[1::2]) for row in rows))
+    assert np.array_equal(_decoded(data, layer), codes)
+    assert format_reader.read_entropy_layer(format_reader.Bytes(data), (2, 6), 2)[0] == codes.reshape(-1).tolist()
+    assert _section(layer) == data
+
+
+@settings(deadline=None, max_examples=60)
+@given(nets.nets(), st.sampled_from(["entropy", "best"]))
+def test_any_network_comes_back_exactly(net: QuantizedNet, coder: str) -> None:
+    encoded = encode_sparse_quantized_net_v2(net, coder)  # type: ignore[arg-type]
+    data = encoded.to_bytes()
+    assert sum(size for _, _, size in encoded.sizes()) == len(data)
+    decoded = decode_sparse_quantized_net_v2(data)
+    for x, y in zip(net.layers, decoded.layers, strict=True):
+        assert (x.name, x.b, x.dtype) == (y.name, y.b, y.dtype)
+        assert np.array_equal(x.codes, y.codes)
+    with_levels = [
+        QuantizedLayer(
+            y.name, y.b, y.codes, np.where(np.isin(np.arange(1, 2**x.b), y.codes), y.levels, x.levels), y.dtype
+        )
+        for x, y in zip(net.layers, decoded.layers, strict=True)
+    ]  # levels that no weight takes are not kept
+    nets.assert_same_net(QuantizedNet(tuple(with_levels), decoded.tensors, decoded.aliases), net)
+
+
+LEVELS = np.array([*range(-8, 0), *range(1, 8)], np.float32) / 7
+
+
+def _iid(shape: tuple[int, ...], density: float, seed: int = 0) -> QuantizedLayer:
+    rng = np.random.default_rng(seed)
+    sizes = np.minimum(rng.geometric(0.45, shape), 7)
+    codes = np.where(rng.random(shape) < 0.5, 9 - sizes, 8 + sizes) * (rng.random(shape) < density)
+    return QuantizedLayer("w", 4, codes.astype(np.uint8), LEVELS)
+
+
+def _entropy(codes: np.ndarray) -> float:
+    """H0 in bytes."""
+    p = np.bincount(codes.reshape(-1)) / codes.size
+    p = p[p > 0]
+    return float(-(p * np.log2(p)).sum()) * codes.size / 8
+
+
+def _information(codes: np.ndarray, density: float = 0.1) -> float:
+    """-log2 of the probability, in bytes, that ``_iid`` gives to these codes."""
+    size = np.abs(codes.astype(int) - np.where(codes <= 8, 9, 8))[codes > 0]
+    of_size = np.log2(0.5 * 0.55 ** (size - 1) * np.where(size < 7, 0.45, 1))
+    return -(of_size.sum() + size.size * np.log2(density) + (codes.size - size.size) * np.log2(1 - density)) / 8
+
+
+@pytest.mark.parametrize(("shape", "density"), [((1200, 1000), 0.1), ((1100, 1000), 0.02), ((400, 300, 3, 3), 0.3)])
+def test_independent_weights_take_their_entropy(shape: tuple[int, ...], density: float) -> None:
+    """Within 0.3 % of H0, from a million weights on."""
+    layer = _iid(shape, density)
+    data = _section(layer)
+    assert np.array_equal(_decoded(data, layer), layer.codes)
+    assert len(data) <= 1.003 * _entropy(layer.codes) + 120
+
+
+def test_rows_columns_and_neighbours_are_made_use_of() -> None:
+    """Weights that die by rows and columns and have their neighbours' signs take far less than their entropy."""
+    rng = np.random.default_rng(0)
+    field = rng.normal(size=(100, 400))
+    for _ in range(3):
+        field = field + np.roll(field, 1, 1)
+    strength = np.outer(rng.gamma(0.5, size=100), rng.gamma(0.5, size=400))
+    field = field * strength
+    codes = np.where(np.abs(field) > np.quantile(np.abs(field), 0.9), np.where(field < 0, 2, 3), 0)
+    layer = QuantizedLayer("w", 2, codes.astype(np.uint8), np.array([-2, -1, 1], np.float32))
+    data = _section(layer)
+    assert data[0] == PLANES
+    assert len(data) < 0.7 * _entropy(codes)
+
+
+def test_small_layers_have_little_overhead() -> None:
+    """At most 40 bytes a layer, header and name included, over codebook and information."""
+    layers = tuple(
+        QuantizedLayer(f"fc{i}.weight", 4, layer.codes, layer.levels)
+        for i, layer in enumerate([_iid((300, 30), 0.1, 1), _iid((100, 30), 0.1, 2), _iid((10, 100), 0.1, 3)])
+    )
+    encoded = encode_sparse_quantized_net_v2(QuantizedNet(layers), "entropy")
+    codebooks = sum(layer.parts["codebook"] for layer in encoded.layers)
+    information = sum(_information(layer.codes) for layer in layers)
+    assert len(encoded.to_bytes()) - codebooks - information <= 40 * len(layers)
+
+
+@pytest.mark.parametrize(
+    ("layer", "model"),
+    [
+        (_iid((30, 40), 0.0), EMPTY),
+        (_iid((0, 40), 0.5), EMPTY),
+        (_iid((30, 40), 1.0), PLANES),
+        (_iid((1100, 1000), 0.1), PATTERNS),
+        (_iid((1, 2_000_000), 0.001), PATTERNS),
+    ],
+)
+def test_the_model_that_suits(layer: QuantizedLayer, model: int) -> None:
+    data = _section(layer)
+    assert data[0] == model
+    assert np.array_equal(_decoded(data, layer), layer.codes)
+
+
+def test_best_takes_the_smaller_coder_for_each_layer() -> None:
+    scattered, few = _iid((40, 50), 0.2), QuantizedLayer("one", 2, np.eye(1, 3, 2, np.uint8), np.zeros(3, np.float32))
+    net = QuantizedNet((QuantizedLayer("a", 4, scattered.codes, scattered.levels), few), {"t": torch.randn(3)})
+    sizes = {coder: encode_sparse_quantized_net_v2(net, coder) for coder in ("fixed", "entropy", "best")}  # type: ignore[arg-type]
+    for i in range(2):
+        both = [sizes[coder].layers[i].n_bytes for coder in ("fixed", "entropy")]
+        assert sizes["best"].layers[i].n_bytes == min(both)
+    assert sizes["best"].tensors_coder == "raw"
+    assert sizes["best"].layers[0].coder == "entropy"
+
+
+def test_what_is_in_an_entropy_file() -> None:
+    layer = _iid((30, 40), 0.1)
+    info = inspect(encode_sparse_quantized_net_v2(QuantizedNet((layer,)), "entropy").to_bytes())
+    assert (info.layers[0].coder, info.layers[0].index_bits, info.layers[0].n_kept) == ("entropy", None, layer.n_kept)

@@ -1,0 +1,77 @@
+import format_reader
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from clipq.byte_reader import ByteReader, InvalidValueError
+from clipq.tensor_bytes import TYPE_NAMES, tensor_from_bytes, tensor_to_bytes, type_name
+from clipq.tensor_coder import CONSTANT, FLOAT, NARROW, RAW, pack_tensor, read_tensor
+
+
+def _packed(tensor: torch.Tensor) -> bytes:
+    dtype, data = type_name("t", tensor), tensor_to_bytes(tensor)
+    packed = pack_tensor(data, dtype)
+    reader = ByteReader(memoryview(packed), "tensors", 0, len(packed))
+    assert read_tensor(reader, dtype, tuple(tensor.shape)) == data
+    reader.finish()
+    return packed
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.sampled_from(TYPE_NAMES), st.binary(max_size=400), st.sampled_from([0, 1, 7, 255]))
+def test_any_bytes_come_back(dtype: str, data: bytes, mask: int) -> None:
+    size = getattr(torch, dtype).itemsize
+    data = bytes(x & (1 if dtype == "bool" else mask) for x in data[: len(data) // size * size])
+    _packed(tensor_from_bytes(data, dtype, (len(data) // size,)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("special", [[], [0.0, -0.0], [float("inf")], [float("nan"), float("-inf"), 1e-7]])
+def test_trained_numbers_are_stored_exactly_in_fewer_bytes(dtype: torch.dtype, special: list[float]) -> None:
+    values = torch.randn(500, generator=torch.Generator().manual_seed(0)) * 0.1
+    tensor = torch.cat([values, torch.tensor(special)]).to(dtype)
+    packed = _packed(tensor)
+    if not any(np.isinf(special)):
+        assert packed[0] == FLOAT
+        assert len(packed) < 0.92 * tensor.numel() * tensor.itemsize
+
+
+def test_a_reader_written_from_the_document_agrees() -> None:
+    tensor = torch.randn(300, generator=torch.Generator().manual_seed(1)).round(decimals=2).abs() + 0.5
+    packed = _packed(tensor)
+    assert packed[0] == FLOAT
+    words = format_reader.read_float_tensor(format_reader.Bytes(packed[1:]), 300, 8, 23)
+    assert words == tensor.view(torch.int32).tolist()
+
+
+@pytest.mark.parametrize(
+    ("tensor", "form", "size"),
+    [
+        (torch.ones(512), CONSTANT, 5),
+        (torch.tensor(70_000), NARROW, 2 + 3),
+        (torch.arange(5), NARROW, 2 + 5),
+        (torch.tensor([1.5, -2.25]), RAW, 9),
+        (torch.tensor([1 + 2j, 3 - 1j]), RAW, 17),
+    ],
+)
+def test_forms(tensor: torch.Tensor, form: int, size: int) -> None:
+    packed = _packed(tensor)
+    assert (packed[0], len(packed)) == (form, size)
+
+
+@pytest.mark.parametrize(
+    ("packed", "dtype", "message"),
+    [
+        ("04", "float32", "form of a tensor: expected one for float32, got 4"),
+        ("03 00", "int32", "form of a tensor: expected one for int32, got 3"),
+        ("02 05", "float32", "bytes of an element: expected 1 to 4, got 5"),
+        ("03 10 FF 00", "float32", "exponents and mantissas"),
+        ("03 10 01 00 01 14 00 00 16 00 00 00", "float32", "expected one of every element"),
+    ],
+)
+def test_damage_is_named(packed: str, dtype: str, message: str) -> None:
+    data = bytes.fromhex(packed)
+    with pytest.raises(InvalidValueError, match=message):
+        read_tensor(ByteReader(memoryview(data), "tensors", 0, len(data)), dtype, (2,))
