@@ -1,0 +1,178 @@
+"""What ``test_distributed.py`` starts with torchrun: each scenario's outcome goes to ``<folder>/<rank>.pt``.
+
+Its functions are also called by one process alone, for comparison.
+"""
+
+import copy
+import hashlib
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from clipq import distributed
+from clipq.errors import Interrupted, ModelError
+from clipq.layers import compressible_layers
+from clipq.quantized_net import LayerSetting
+from clipq.train_config import TrainConfig
+from clipq.training import StepLoss, cross_entropy, fit, top1_error
+from clipq.weight_sharing import WeightSharing
+from clipq.ws_train import ws_train
+
+N, BATCH = 49, 16  # the last batch of an epoch has a single sample: one of two processes has none of it
+CONFIG = TrainConfig(epochs=3, batch_size=BATCH, lr=0.05, weight_decay=1e-3)
+
+
+def samples(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    g = torch.Generator().manual_seed(4)
+    y = torch.randint(0, 5, (N,), generator=g)
+    x = torch.randn(N, 1, 6, 6, generator=g, dtype=torch.float64)
+    x[torch.arange(N), 0, y] += 1
+    return x.to(dtype), y
+
+
+class Batches:
+    def __init__(self, epoch: int, dtype: torch.dtype) -> None:
+        self.x, self.y = samples(dtype)
+        self.order = torch.randperm(N, generator=torch.Generator().manual_seed(epoch)).split(BATCH)
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        return ((self.x[rows], self.y[rows]) for rows in self.order)
+
+
+def network(dtype: torch.dtype = torch.float32) -> nn.Sequential:
+    torch.manual_seed(distributed.rank())  # processes start differently: the writer's weights are sent to the others
+    return nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(128, 5)).to(dtype)
+
+
+def restless_network() -> nn.Sequential:
+    """With statistics of its own and numbers drawn by chance."""
+    torch.manual_seed(distributed.rank())
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Dropout(0.5), nn.Linear(128, 5)
+    )
+
+
+def clip_q(dtype: torch.dtype) -> dict[str, Any]:
+    """A training with pruning-quantization, and the sha256 of all codes at every step."""
+    model = network(dtype)
+    layers = compressible_layers(model)
+    codes: list[str] = []
+
+    def look(epoch_ends: bool) -> Mapping[str, float]:
+        if not epoch_ends:
+            shared = [m.codes for m in model.modules() if isinstance(m, WeightSharing)]
+            codes.append(hashlib.sha256(b"".join(c.numpy().tobytes() for c in shared)).hexdigest())
+        return {}
+
+    result = ws_train(
+        model, layers, {layer.name: LayerSetting(0.6, 3) for layer in layers},
+        lambda epoch: Batches(epoch, dtype), CONFIG, measure=look, log_every=1,
+        validate=lambda m: top1_error(m, Batches(0, dtype), shared=True),
+    )  # fmt: skip
+    history = [{k: v for k, v in record.items() if k != "seconds"} for record in result.history.epochs]
+    return {"codes": codes, "weights": dict(result.full_precision), "net": result.net.state_dict(), "history": history}
+
+
+class Memory:
+    """Checkpoints of the writer."""
+
+    def __init__(self) -> None:
+        self.state: dict[str, Any] | None = None
+
+    def load(self) -> dict[str, Any] | None:
+        assert distributed.is_writer()
+        return self.state
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        assert distributed.is_writer()
+        self.state = copy.deepcopy(dict(state))
+
+    def due(self) -> bool:
+        return False
+
+
+def restless(**options: Any) -> dict[str, torch.Tensor]:
+    model = restless_network()
+    fit(model, lambda epoch: Batches(epoch, torch.float32), CONFIG, seed=1, **options)
+    return model.state_dict()
+
+
+def stopped_and_resumed() -> dict[str, torch.Tensor]:
+    """The last process alone is asked to stop, after the sixth step."""
+    memory, left = Memory(), iter(range(100))
+
+    def stop() -> bool:
+        return next(left) == 5 and not distributed.is_writer()
+
+    try:
+        restless(checkpoints=memory, stop=stop)
+    except Interrupted:
+        return restless(checkpoints=memory)
+    raise AssertionError("expected an interruption")
+
+
+def said(work: Callable[[], Any]) -> str:
+    """The error that ``work`` ends with."""
+    try:
+        work()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return "no error"
+
+
+def drifted() -> None:
+    def disturb(model: nn.Module) -> float:
+        with torch.no_grad():
+            next(model.parameters())[0, 0, 0, 0] += 1e-6 * distributed.rank()
+        return 0.5
+
+    model = network()
+    fit(model, lambda epoch: Batches(epoch, torch.float32), CONFIG, validate=disturb)
+
+
+def overflowing() -> None:
+    def objective(model: nn.Module, batch: Any) -> StepLoss:
+        x, y = batch
+        return cross_entropy()(model, (x * (1e38 if distributed.rank() else 1.0), y))
+
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 8), nn.Linear(8, 5))
+    fit(model, lambda epoch: Batches(epoch, torch.float32), CONFIG, objective=objective)
+
+
+def failing_writer() -> None:
+    def work() -> None:
+        raise ModelError("of the writer")
+
+    distributed.on_writer(work)
+
+
+def outcome() -> dict[str, Any]:
+    x = torch.arange(10.0)
+    return {
+        "float64": clip_q(torch.float64),
+        "float32": clip_q(torch.float32),
+        "restless": restless(),
+        "resumed": stopped_and_resumed(),
+        "shares": [distributed.share({"x": x[:n], "more": (x[:n, None], 7)}) for n in (10, 5, 1)],
+        "total": distributed.total([1.0, 2.0 + distributed.rank()]),
+        "any": distributed.any_rank(distributed.rank() == 1, False),
+        "gathered": distributed.gathered(distributed.rank()),
+        "from the writer": distributed.on_writer(lambda: ["rank", distributed.rank()]),
+        "drifted": said(drifted),
+        "overflowing": said(overflowing),
+        "failing writer": said(failing_writer),
+        "uneven": said(lambda: distributed.share((x, x[:3]))),
+    }
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    distributed.connect()
+    torch.save(outcome(), Path(sys.argv[1]) / f"{distributed.rank()}.pt")
