@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from reports import example_report
 
 from clipq.errors import DataError
 from clipq.pages import PAGES
@@ -54,9 +55,15 @@ def results(tmp_path: Path) -> Path:
         },
     }  # fmt: skip
     sizes = {"provenance": ORIGIN, "stand_in": "made", "networks": [network("AlexNet", 243.9e6, 4.5e6)]}
-    for name, content in (
-        ("speed/cpu.json", speed), ("assumptions.json", effects), ("paper_sizes/paper_sizes.json", sizes),
-    ):  # fmt: skip
+    mnist = example_report() | {
+        "network": {"name": "lenet5", "parameters": 3_009},
+        "provenance": ORIGIN | {"seconds": 12.0},
+    }
+    contents = {
+        "mnist/run.json": mnist, "speed/cpu.json": speed, "assumptions.json": effects,
+        "paper_sizes/paper_sizes.json": sizes,
+    }  # fmt: skip
+    for name, content in contents.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(json.dumps(content), encoding="utf-8")
     return tmp_path
@@ -123,6 +130,7 @@ def test_what_the_pages_say(results: Path):
         assert "| AlexNet | 4.5 MB | 4 | 0.62 | 0.81 | < 0.5 | 0.62 |" in text
     assert "| 0.5 | **3.00** / **1.50** | 6.00 / **3.00** |" in sizes and "-0.99 %" in sizes
     assert "A01 all weights changes the error most (+0.30 points) and A08 wide the size (+50.0 %)" in index
+    assert "LeNet-5 17 times smaller at 4.50 % error (dense 4.00 %)" in index, "12,036 bytes to 700"
     assert "1.30 to 1.30 dense ones" in index and "| cpu | lenet5 | 64 | 10.00 ms | 13.00 ms | 1.30 |" in index
     for page in PAGES:
         assert page.command in index and f"]({page.folder}/README.md)" in index
