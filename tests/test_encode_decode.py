@@ -99,6 +99,26 @@ def test_a_transposed_tensor_is_stored_in_c_order() -> None:
     assert torch.equal(decoded.tensors["t"], tensor)
 
 
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.from_numpy(np.random.default_rng(0).normal(size=0)),
+        torch.tensor(2.0).expand(1),
+        torch.tensor([1.0, 2.0]).expand(3, 2),
+        torch.tensor([1 + 2j, 3 - 1j]).conj(),
+        torch.arange(10.0)[::3],
+        torch.nn.Parameter(torch.ones(2)),
+    ],
+    ids=["empty", "expanded from a scalar", "expanded", "conjugate", "strided", "parameter"],
+)
+@pytest.mark.parametrize("coder", ["fixed", "entropy"])
+def test_tensors_that_are_views(tensor: torch.Tensor, coder: str) -> None:
+    net = QuantizedNet((), {"t": tensor})
+    decoded = decode_sparse_quantized_net_v2(encode_sparse_quantized_net_v2(net, coder).to_bytes())  # type: ignore[arg-type]
+    assert torch.equal(decoded.tensors["t"], tensor.detach())
+    assert decoded.tensors["t"].dtype == tensor.dtype
+
+
 def test_levels_that_no_weight_takes_come_back_too() -> None:
     levels = np.array([np.nan, -0.0, np.inf], np.float32)
     net = QuantizedNet((QuantizedLayer("w", 2, np.zeros(4, np.uint8), levels),))
