@@ -22,8 +22,9 @@ from clipq.training import StepLoss, cross_entropy, fit, top1_error
 from clipq.weight_sharing import WeightSharing
 from clipq.ws_train import ws_train
 
-N, BATCH = 49, 16  # the last batch of an epoch has a single sample: one of two processes has none of it
-CONFIG = TrainConfig(epochs=3, batch_size=BATCH, lr=0.05, weight_decay=1e-3)
+SIZES = [15, 1, 16, 15]  # of an epoch's batches: two processes have 7 and 8 samples, 0 and 1, 8 and 8, 7 and 8
+N = sum(SIZES)
+CONFIG = TrainConfig(epochs=3, lr=0.05, weight_decay=1e-3)
 
 
 def samples(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
@@ -37,7 +38,7 @@ def samples(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
 class Batches:
     def __init__(self, epoch: int, dtype: torch.dtype) -> None:
         self.x, self.y = samples(dtype)
-        self.order = torch.randperm(N, generator=torch.Generator().manual_seed(epoch)).split(BATCH)
+        self.order = torch.randperm(N, generator=torch.Generator().manual_seed(epoch)).split(SIZES)
 
     def __len__(self) -> int:
         return len(self.order)
@@ -138,11 +139,15 @@ def drifted() -> None:
 
 
 def overflowing() -> None:
+    """The second linear layer, on the second process only."""
+
     def objective(model: nn.Module, batch: Any) -> StepLoss:
         x, y = batch
-        return cross_entropy()(model, (x * (1e38 if distributed.rank() else 1.0), y))
+        return cross_entropy()(model, (x * (1e20 if distributed.rank() else 1.0), y))
 
     model = nn.Sequential(nn.Flatten(), nn.Linear(36, 8), nn.Linear(8, 5))
+    for layer in model[1:]:
+        nn.init.constant_(layer.weight, 1e10)
     fit(model, lambda epoch: Batches(epoch, torch.float32), CONFIG, objective=objective)
 
 
