@@ -21,7 +21,8 @@ from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
 from typing import Any, TypeVar
@@ -31,7 +32,7 @@ from torch import distributed as dist
 from torch import nn
 
 from clipq.batch import lengths, part_of
-from clipq.errors import ClipqError, DataError
+from clipq.errors import ClipqError, DataError, Interrupted
 
 T = TypeVar("T")
 _ENVIRONMENT = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -107,7 +108,8 @@ def total(values: list[float]) -> list[float]:
     if world_size() == 1:
         return values
     tensor = torch.tensor(values, dtype=torch.float64)
-    dist.all_reduce(tensor, group=_messages())
+    with _while_all_are_there():
+        dist.all_reduce(tensor, group=_messages())
     return tensor.tolist()
 
 
@@ -121,7 +123,8 @@ def gathered(value: T) -> list[T]:
     if world_size() == 1:
         return [value]
     values: list[Any] = [None] * world_size()
-    dist.all_gather_object(values, value, group=_messages())
+    with _while_all_are_there():
+        dist.all_gather_object(values, value, group=_messages())
     return values
 
 
@@ -129,7 +132,8 @@ def on_writer(work: Callable[[], T]) -> T:
     """The writer's result of ``work``, which the others wait for; where it fails, all do.
 
     Raises:
-        DistributedError: on the others, when the writer has failed.
+        DistributedError: on the others, when the writer has failed or ended.
+        Interrupted: on all, when the writer was.
     """
     if world_size() == 1:
         return work()
@@ -137,13 +141,17 @@ def on_writer(work: Callable[[], T]) -> T:
     try:
         if is_writer():
             answer[0] = work()
+    except Interrupted as stop:
+        answer[1] = Interrupted(str(stop))
+        raise
     except BaseException as error:
-        answer[1] = f"{type(error).__name__}: {error}"
+        answer[1] = DistributedError(f"process 0 has failed: {type(error).__name__}: {error}")
         raise
     finally:
-        dist.broadcast_object_list(answer, src=0, group=_messages())
+        with _while_all_are_there():
+            dist.broadcast_object_list(answer, src=0, group=_messages())
     if answer[1] is not None:
-        raise DistributedError(f"process 0 has failed: {answer[1]}")
+        raise answer[1]
     return answer[0]
 
 
@@ -177,3 +185,11 @@ def check_same(what: str, value: str) -> None:
 def _messages() -> dist.ProcessGroup:
     """The processes' connection for what is on the CPU, whatever the one for gradients is."""
     return dist.new_group(backend="gloo", timeout=_PATIENCE)
+
+
+@contextmanager
+def _while_all_are_there() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise DistributedError(f"another process has ended: {error}") from error

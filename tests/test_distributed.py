@@ -103,6 +103,7 @@ def test_errors_end_both(outcomes: list[dict[str, Any]]) -> None:
         assert outcome["uneven"].startswith("DataError: a batch to be shared: expected tensors with an entry a sample")
         assert outcome["overflowing"].startswith("TrainingError: epoch 0, step 0: expected a finite loss")
         assert outcome["overflowing"].endswith("the output of 2")
+        assert outcome["stopped writer"] == "Interrupted: by a signal"
     assert outcomes[0]["failing writer"] == "ModelError: of the writer"
     assert outcomes[1]["failing writer"] == "DistributedError: process 0 has failed: ModelError: of the writer"
 

@@ -123,7 +123,7 @@ def said(work: Callable[[], Any]) -> str:
     """The error that ``work`` ends with."""
     try:
         work()
-    except Exception as error:
+    except (Exception, Interrupted) as error:
         return f"{type(error).__name__}: {error}"
     return "no error"
 
@@ -151,9 +151,9 @@ def overflowing() -> None:
     fit(model, lambda epoch: Batches(epoch, torch.float32), CONFIG, objective=objective)
 
 
-def failing_writer() -> None:
+def on_writer(error: BaseException) -> None:
     def work() -> None:
-        raise ModelError("of the writer")
+        raise error
 
     distributed.on_writer(work)
 
@@ -172,7 +172,8 @@ def outcome() -> dict[str, Any]:
         "from the writer": distributed.on_writer(lambda: ["rank", distributed.rank()]),
         "drifted": said(drifted),
         "overflowing": said(overflowing),
-        "failing writer": said(failing_writer),
+        "failing writer": said(lambda: on_writer(ModelError("of the writer"))),
+        "stopped writer": said(lambda: on_writer(Interrupted("by a signal"))),
         "uneven": said(lambda: distributed.share((x, x[:3]))),
     }
 
