@@ -148,6 +148,13 @@ def test_the_rate_for_a_size_is_the_one_on_the_line(p: float, slope: float):
     assert pruning_rate_for({"points": points}, 3, "fixed", slope * 0.4) is None
 
 
+def test_a_size_must_hold_from_the_rate_on():
+    sizes = {0.2: 5.0, 0.4: 7.0, 0.6: 4.0, 0.8: 2.0}
+    points = [{"p": p, "b": 2, "entropy": size} for p, size in sizes.items()]
+    rates = [pruning_rate_for({"points": points}, 2, "entropy", target) for target in (7.0, 5.5, 3.0)]
+    assert rates == [float("-inf"), pytest.approx(0.5), pytest.approx(0.7)]
+
+
 def test_durations_in_words():
     assert [duration_in_words(s) for s in (3.2, 89.0, 540.0, 5399.0, 12_300.0)] == [
         "3 s",

@@ -21,11 +21,11 @@ _COLOURS = ("#0072B2", "#009E73", "#E69F00", "#D55E00", "#CC79A7", "#56B4E9")
 
 
 def pruning_rate_for(network: Mapping[str, Any], b: int, coder: str, target: float) -> float | None:
-    """The pruning rate at which the file has ``target`` bytes, between the measured ones on a straight line; -inf where
-    the smallest measured rate is enough, None where the largest is not."""
+    """The pruning rate from which on the file has at most ``target`` bytes, between the measured ones on a straight
+    line; -inf where the smallest measured rate is enough, None where the largest is not."""
     points = sorted((x["p"], x[coder]) for x in network["points"] if x["b"] == b)
     rates, sizes = np.array(points).T
-    sizes = np.minimum.accumulate(sizes)
+    sizes = np.maximum.accumulate(sizes[::-1])[::-1]  # weak pruning can cost more than none
     if target >= sizes[0]:
         return -np.inf
     if target < sizes[-1]:
@@ -53,7 +53,7 @@ def _summary(data: Data) -> str:
             "the size of the coder `fixed` not at all, as only their number and how many of them are pruned count); "
             "shapes, biases, codebooks, header and checksums are real: a size is that of the whole file.",
             _reach_table(report["networks"]).markdown(),
-            "The pruning rate at which the file is as small as the paper's, and half of it. `fixed` is the coder that "
+            "The pruning rate from which on the file is as small as the paper's, or half of it. `fixed` is the coder that "
             "the paper counts (relative index and b-bit codes), `entropy` stores the same weights in fewer bytes. "
             f"{_range_words(report['networks'])}",
         ]
