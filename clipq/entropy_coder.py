@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from clipq.bit_stream import packed_size
 from clipq.byte_reader import ByteReader
 from clipq.codebook import pack_codebook, read_codebook
 from clipq.pattern_coder import PatternPlan, decode_patterns
@@ -19,7 +20,7 @@ from clipq.quantized_net import QuantizedLayer
 
 EMPTY, PLANES, PATTERNS = range(3)
 #: Layers of more weights than this are modelled by planes only where a sample of their rows says that it pays.
-LARGE = 1 << 20
+LARGE = 1 << 19
 _SAMPLE_WEIGHTS = 1 << 18
 _WORTH = 0.99
 
@@ -35,25 +36,25 @@ class EntropySection:
 
 def encode_entropy(layer: QuantizedLayer) -> EntropySection:
     """The section of a layer."""
-    used = np.bincount(layer.codes.reshape(-1), minlength=2**layer.b)[1:] > 0
     negative = _leading_negatives(layer.levels)
-    codebook = pack_codebook(layer.levels, used, negative)
-    model, stream = EMPTY, b""
-    if used.any():
-        model, stream = _encode_codes(layer.codes, layer.b, negative)
-    return EntropySection(bytes([model, negative]), codebook, stream)
+    if not layer.codes.any():
+        none = np.zeros(layer.levels.size, np.bool_)
+        return EntropySection(bytes([EMPTY, negative]), pack_codebook(layer.levels, none, negative), b"")
+    model, plan, used = _choose(layer.codes, layer.b, negative)
+    return EntropySection(bytes([model, negative]), pack_codebook(layer.levels, used, negative), plan.encode())
 
 
 def entropy_size(codes: np.ndarray, b: int, levels: np.ndarray | None = None) -> tuple[int, int]:
     """About how many bytes header and codes, and the codebook, of such a layer take."""
-    used = np.bincount(codes.reshape(-1), minlength=2**b)[1:] > 0
     negative = 2 ** (b - 1)
     if levels is None:  # uniform ones, as partitioning makes them
         levels = np.array([*range(-negative, 0), *range(1, negative)], np.float32)
     else:
         negative = _leading_negatives(levels)
-    codebook = len(pack_codebook(levels.astype(np.float32, copy=False), used, negative))
-    return 2 + (_choose(codes, b, negative)[1].size() if used.any() else 0), codebook
+    if not codes.any():
+        return 2, packed_size(levels.size, 1)
+    _, plan, used = _choose(codes, b, negative)
+    return 2 + plan.size(), len(pack_codebook(levels.astype(np.float32, copy=False), used, negative))
 
 
 def decode_entropy(reader: ByteReader, shape: tuple[int, ...], b: int) -> tuple[np.ndarray, np.ndarray]:
@@ -86,25 +87,23 @@ def matrix(shape: tuple[int, ...]) -> tuple[int, int]:
     return rows, math.prod(shape) // rows if rows else 0
 
 
-def _encode_codes(codes: np.ndarray, b: int, negative: int) -> tuple[int, bytes]:
-    model, plan = _choose(codes, b, negative)
-    return model, plan.encode()
-
-
-def _choose(codes: np.ndarray, b: int, negative: int) -> tuple[int, PlanePlan | PatternPlan]:
-    """The model of fewest bytes; for large layers on the word of a sample of their rows."""
+def _choose(codes: np.ndarray, b: int, negative: int) -> tuple[int, PlanePlan | PatternPlan, np.ndarray]:
+    """The model of fewest bytes, for large layers on the word of a sample of their rows; and which codes occur."""
     every = codes.reshape(matrix(codes.shape))
     patterns = PatternPlan(codes.reshape(-1), b)
-    if every.shape[1] > SLAB_POSITIONS:
-        return PATTERNS, patterns
-    if codes.size > LARGE:
-        sample = every[:: -(-codes.size // _SAMPLE_WEIGHTS)]
-        if not sample.any() or (
-            _plane_plan(sample, b, negative).bits() > _WORTH * PatternPlan(sample.reshape(-1), b).bits()
-        ):
-            return PATTERNS, patterns
+    used = patterns.code_counts > 0
+    if every.shape[1] > SLAB_POSITIONS or (codes.size > LARGE and not _planes_pay(every, b, negative)):
+        return PATTERNS, patterns, used
     planes = _plane_plan(every, b, negative)
-    return (PLANES, planes) if planes.size() < patterns.size() else (PATTERNS, patterns)
+    return (PLANES, planes, used) if planes.size() < patterns.size() else (PATTERNS, patterns, used)
+
+
+def _planes_pay(codes: np.ndarray, b: int, negative: int) -> bool:
+    """Whether planes take clearly fewer bits than patterns for a sample of the rows of ``codes`` [R, C]."""
+    sample = codes[:: -(-codes.size // _SAMPLE_WEIGHTS)]
+    if not sample.any():
+        return False
+    return _plane_plan(sample, b, negative).bits() < _WORTH * PatternPlan(sample.reshape(-1), b).bits()
 
 
 def _plane_plan(codes: np.ndarray, b: int, negative: int) -> PlanePlan:

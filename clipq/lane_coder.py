@@ -21,7 +21,8 @@ _LOW = 1 << STATE_BITS
 #: The least and the most taper: closing lanes takes a bounded number of steps.
 MIN_TAPER, MAX_TAPER = 3, 10
 _SLOT = np.int32(ONE - 1)
-_FIELDS_AT_ONCE = 1 << 14
+#: So that what is worked on stays in the processor's cache.
+_FIELDS_AT_ONCE, _SYMBOLS_AT_ONCE = 1 << 14, 1 << 16
 
 
 def steps(n: int, lanes: int, taper: int, after: int | None) -> Iterator[tuple[int, int]]:
@@ -72,7 +73,8 @@ class LaneDecoder:
         """
         out, done = np.empty(q.size, np.bool_), 0
         for size, still_open in steps(q.size, self._open, self._taper, after):
-            self._close(still_open)
+            if still_open < self._open:
+                self._close(still_open)
             state, part = self._state[:size], q[done : done + size]
             slot, share = state & _SLOT, state >> PROBABILITY_BITS
             ones = out[done : done + size]
@@ -90,7 +92,8 @@ class LaneDecoder:
         """The next n symbols of a table, uint8; ``after`` and errors as in ``decide``."""
         out, done = np.empty(n, np.uint8), 0
         for size, still_open in steps(n, self._open, self._taper, after):
-            self._close(still_open)
+            if still_open < self._open:
+                self._close(still_open)
             state = self._state[:size]
             slot = state & _SLOT
             table.symbol.take(slot, out=out[done : done + size], mode="clip")
@@ -135,8 +138,6 @@ class LaneDecoder:
 
     def _close(self, keep: int) -> None:
         """Gives the states of all lanes but the first ``keep`` back to the end of the stream."""
-        if keep >= self._open:
-            return
         bits = _as_bits(self._state[keep : self._open] - _LOW, np.full(self._open - keep, STATE_BITS))
         first, before = self._end // 8, self._end % 8
         self._open, self._end = keep, self._end + bits.size
@@ -181,34 +182,49 @@ class LaneEncoder:
         started = 1  # the last lane is never closed
         for shares, starts, after in reversed(self._symbols):
             stop = shares.size
+            back = _Backward(shares, starts, stop, stop)
             for size, still_open in reversed(list(steps(stop, lanes, taper, after))):
                 if still_open > started:
                     _start(state[started:still_open], bits)
                     started = still_open
-                part = slice(stop - size, stop)
-                _step_back(shares[part].astype(np.int32), starts[part], state[:size], bits)
-                stop -= size
-        _start(state[started:], bits)
+                first = stop - size
+                if first < back.first:
+                    back = _Backward(shares, starts, min(first, max(stop - _SYMBOLS_AT_ONCE, 0)), stop)
+                back.step(slice(first - back.first, stop - back.first), state[:size], bits)
+                stop = first
+        if started < lanes:
+            _start(state[started:], bits)
         bits.put(state - _LOW, np.full(lanes, STATE_BITS, np.int32))
         return bits.packed()
+
+
+class _Backward:
+    """The inverse of the decoder's steps over the symbols ``first`` to ``stop`` - 1 with these shares and starts."""
+
+    def __init__(self, shares: np.ndarray, starts: np.ndarray, first: int, stop: int) -> None:
+        self.first = first
+        share = shares[first:stop].astype(np.int32)
+        self._limit = share << (STATE_BITS + 1 - PROBABILITY_BITS)
+        self._excess = np.maximum((STATE_BITS + 1) - _bit_length(self._limit), 0)
+        self._share, self._rest = share.astype(np.float32), ONE - share
+        self._start = starts[first:stop].astype(np.int32)
+
+    def step(self, part: slice, state: np.ndarray, bits: _BitQueue) -> None:
+        excess = self._excess[part]
+        excess = excess + ((state >> excess) >= self._limit[part])
+        high = state >> excess
+        bits.put(state - (high << excess), excess)
+        np.copyto(state, high)
+        high = (high.astype(np.float32) / self._share[part]).astype(np.int32)  # exact: 64 <= quotient < 128
+        high *= self._rest[part]
+        state += high
+        state += self._start[part]
 
 
 def _start(state: np.ndarray, bits: _BitQueue) -> None:
     """Starts lanes from the stream's last bits, which the decoder gets back when it closes these lanes."""
     taken = bits.take(state.size * STATE_BITS).reshape(-1, STATE_BITS)
     state[:] = _LOW + taken @ (1 << np.arange(STATE_BITS - 1, -1, -1))
-
-
-def _step_back(share: np.ndarray, start: np.ndarray, state: np.ndarray, bits: _BitQueue) -> None:
-    """The inverse of a step of ``LaneDecoder``."""
-    limit = share << (STATE_BITS + 1 - PROBABILITY_BITS)
-    excess = np.maximum((STATE_BITS + 1) - _bit_length(limit), 0)
-    excess += (state >> excess) >= limit
-    bits.put(state & ((np.int32(1) << excess) - 1), excess)
-    state >>= excess
-    high = (state.astype(np.float32) / share.astype(np.float32)).astype(np.int32)  # exact: 64 <= quotient < 128
-    state += high * (ONE - share)
-    state += start
 
 
 def _bit_length(x: np.ndarray) -> np.ndarray:

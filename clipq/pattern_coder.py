@@ -20,24 +20,28 @@ MAX_LANES = 1 << 16
 _USUAL_LANES = 4096
 #: Patterns with a smaller share than this, in 2^-15, are written out.
 _RARE = 0.6
+_COUNTED_AT_ONCE = 1 << 16
 
 
 class PatternPlan:
-    """The tables for a layer's ``codes``, uint8 [n], of b bits, of which at least one is not 0."""
+    """The tables for a layer's ``codes``, uint8 [n], of b bits, of which at least one is not 0.
+
+    code_counts: int64 [2^b - 1], how many weights have each code from 1 on.
+    """
 
     def __init__(self, codes: np.ndarray, b: int) -> None:
-        self._mask = codes != 0
-        self._codes = codes
-        self._patterns = np.packbits(self._mask, bitorder="little")
-        self._pattern_counts = np.bincount(self._patterns, minlength=256)
-        self._code_counts = np.bincount(codes[self._mask], minlength=2**b)[1:]
+        mask = codes != 0
+        self._kept = codes[mask]
+        self._patterns = np.packbits(mask, bitorder="little")
+        self._pattern_counts = _byte_counts(self._patterns)
+        self.code_counts = _byte_counts(self._kept)[1 : 2**b]
         rare = (self._pattern_counts > 0) & (self._pattern_counts * ONE < _RARE * self._patterns.size)
         self._rare = np.flatnonzero(rare)
         self._written = int(self._pattern_counts[self._rare].sum())
         if self._written:  # the first of them now stands for all
             self._pattern_counts[self._rare] = 0
             self._pattern_counts[self._rare[0]] = self._written
-        self._shares = whole_shares(self._pattern_counts), whole_shares(self._code_counts)
+        self._shares = whole_shares(self._pattern_counts), whole_shares(self.code_counts)
 
     def size(self) -> int:
         """Bytes of header and stream, within a few, without coding them."""
@@ -46,7 +50,7 @@ class PatternPlan:
     def bits(self) -> float:
         """Bits of what follows the tables."""
         return (
-            _cost(self._pattern_counts, self._shares[0]) + _cost(self._code_counts, self._shares[1]) + 8 * self._written
+            _cost(self._pattern_counts, self._shares[0]) + _cost(self.code_counts, self._shares[1]) + 8 * self._written
         )
 
     def encode(self) -> bytes:
@@ -61,9 +65,9 @@ class PatternPlan:
             self._patterns[places] = self._rare[0]
         encoder = LaneEncoder()
         encoder.symbols(patterns, self._patterns)
-        encoder.symbols(codes, self._codes[self._mask] - np.uint8(1), after=0)
-        kept = int(self._code_counts.sum())
-        code_bits = _cost(self._code_counts, self._shares[1])
+        encoder.symbols(codes, self._kept - np.uint8(1), after=0)
+        kept = self._kept.size
+        code_bits = _cost(self.code_counts, self._shares[1])
         least = -(-max(self._patterns.size, kept) // (MAX_SYMBOLS_PER_LANE // 2))
         lanes = max(least, 1, min(int(0.8 * code_bits / STATE_BITS), _USUAL_LANES))
         taper = min(max(math.ceil(math.log2(STATE_BITS * kept / max(0.8 * code_bits, 1e-3))), MIN_TAPER), MAX_TAPER)
@@ -112,6 +116,14 @@ def decode_patterns(reader: ByteReader, n: int, b: int) -> np.ndarray:
     except ValueError as fault:
         reader.invalid(str(fault))
     return codes
+
+
+def _byte_counts(values: np.ndarray) -> np.ndarray:
+    """How often each of 0..255 occurs in ``values``, uint8 [n]: int64 [256]."""
+    counts = np.zeros(256, np.int64)
+    for i in range(0, values.size, _COUNTED_AT_ONCE):  # bincount makes a copy of 64 bits
+        counts += np.bincount(values[i : i + _COUNTED_AT_ONCE], minlength=256)
+    return counts
 
 
 def whole_shares(counts: np.ndarray) -> np.ndarray:

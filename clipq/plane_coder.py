@@ -13,8 +13,9 @@ from clipq.byte_reader import ByteReader
 from clipq.integer_log import PROBABILITY_BITS
 from clipq.lane_coder import MIN_TAPER, STATE_BITS, LaneDecoder, LaneEncoder
 from clipq.plane_fit import Truth, choose_offsets, fit_planes
-from clipq.plane_model import MEAN_STEP, FeatureNumbers, PlaneSetting, probabilities
-from clipq.plane_walk import Grid, PlaneWalk, planes
+from clipq.plane_model import MEAN_STEP, Feature, FeatureNumbers, PlaneSetting, probabilities
+from clipq.plane_order import Grid, Plane, planes
+from clipq.plane_walk import PlaneWalk
 
 SLAB_POSITIONS = 1 << 20
 MAX_LANES = 1 << 16
@@ -42,7 +43,7 @@ class _Writer:
         self.bits = np.zeros(len(settings))
         self.last, self.last_bits = 0, 0.0
 
-    def take(self, number: int, at: np.ndarray, features: dict[int, np.ndarray], after: int | None) -> np.ndarray:
+    def take(self, number: int, at: np.ndarray, features: dict[int, Feature], after: int | None) -> np.ndarray:
         ones = self._truth.at(number, at)
         q = probabilities(self._settings[number], features, at.size)
         self.lanes.decide(q, ones, after)
@@ -59,7 +60,7 @@ class _Reader:
     def __init__(self, settings: Sequence[PlaneSetting], lanes: LaneDecoder) -> None:
         self._settings, self._lanes = settings, lanes
 
-    def take(self, number: int, at: np.ndarray, features: dict[int, np.ndarray], after: int | None) -> np.ndarray:
+    def take(self, number: int, at: np.ndarray, features: dict[int, Feature], after: int | None) -> np.ndarray:
         return self._lanes.decide(probabilities(self._settings[number], features, at.size), after)
 
 
@@ -182,11 +183,11 @@ def read_header(reader: ByteReader, rows: int, columns: int, largest: int) -> tu
     if any(not 1 <= offset < columns for offset in offsets):
         reader.invalid(f"neighbour offsets: expected 1 to {columns - 1}, got {offsets}")
     numbers = FeatureNumbers(n_offsets)
-    settings = [_read_setting(reader, numbers) for _ in planes(largest)]
+    settings = [_read_setting(reader, numbers, plane) for plane in planes(largest)]
     return Grid(rows, columns, offsets, phase_bits, slab_rows), settings, lanes, taper
 
 
-def _read_setting(reader: ByteReader, numbers: FeatureNumbers) -> PlaneSetting:
+def _read_setting(reader: ByteReader, numbers: FeatureNumbers, plane: Plane) -> PlaneSetting:
     kind = reader.varint("plane")
     if kind < _MODELLED:
         return PlaneSetting(constant=kind)
@@ -197,8 +198,9 @@ def _read_setting(reader: ByteReader, numbers: FeatureNumbers) -> PlaneSetting:
         mean = -half - 1 if odd else half
         return PlaneSetting(None, mean, mean * MEAN_STEP)
     features = reader.varint("plane: features")
-    if not features or features >> numbers.count:
-        reader.invalid(f"plane: expected some of {numbers.count} features, got the set {features:#x}")
+    allowed = numbers.allowed(plane.kind)
+    if not features or features & ~allowed:
+        reader.invalid(f"plane {plane.kind}: expected some of the features {allowed:#x}, got the set {features:#x}")
     mean, bias, priors = struct.unpack("<bhB", reader.take(4, "plane: mean, bias and priors"))
     chosen = [k for k in range(numbers.count) if features >> k & 1]
     weights = struct.unpack(f"{len(chosen)}b", reader.take(len(chosen), "plane: weights"))

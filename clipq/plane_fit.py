@@ -11,17 +11,18 @@ from collections.abc import Sequence
 import numpy as np
 
 from clipq.integer_log import S_MAX
-from clipq.plane_model import MEAN_STEP, WEIGHT_BITS, FeatureNumbers, PlaneSetting
-from clipq.plane_walk import Grid, Plane, PlaneWalk, planes
+from clipq.plane_model import MEAN_STEP, WEIGHT_BITS, Feature, FeatureNumbers, PlaneSetting
+from clipq.plane_order import Grid, Plane, planes
+from clipq.plane_walk import PlaneWalk
 
 MAX_OFFSETS = 6
 _LARGEST_OFFSET = 1024
 #: Of each plane at most this many ones and as many zeros are fitted to.
-_SAMPLES = 8_000
+_SAMPLES = 4_000
 #: A feature stays only if it saves this many bits; it costs its weight's byte.
 _WORTH_BITS = 14.0
 #: Planes of fewer decisions have no features.
-_FEWEST = 64
+_FEWEST = 200
 _UNIT = math.log(2) / 256  # of log odds
 
 
@@ -121,7 +122,9 @@ def _start(plane: Plane, magnitude: np.ndarray, negative: np.ndarray, grid: Grid
         each = np.full(ones.shape[1 - axis], ones.shape[axis]) if members is None else np.count_nonzero(members, axis)
         priors.append(_prior(np.count_nonzero(ones, axis), each, k / n))
     modelled = n >= _FEWEST and (plane.kind != "bit" or plane.r == plane.e - 1)
-    switched_on = dict.fromkeys(range(FeatureNumbers(len(grid.offsets)).count), 1) if modelled else {}
+    numbers = FeatureNumbers(len(grid.offsets))
+    allowed = numbers.allowed(plane.kind) if modelled else 0
+    switched_on = {k: 1 for k in range(numbers.count) if allowed >> k & 1}
     return PlaneSetting(None, mean, log_odds, priors[0], priors[1], switched_on)
 
 
@@ -142,7 +145,7 @@ class _Sample:
         self.truth = truth
         self._kept: list[list[tuple[np.ndarray, np.ndarray, dict[int, np.ndarray]]]] = [[] for _ in settings]
 
-    def take(self, number: int, at: np.ndarray, features: dict[int, np.ndarray], after: int | None) -> np.ndarray:
+    def take(self, number: int, at: np.ndarray, features: dict[int, Feature], after: int | None) -> np.ndarray:
         ones = self.truth.at(number, at)
         weight, chosen = np.ones(0), []
         for value in (True, False):
@@ -151,7 +154,7 @@ class _Sample:
             chosen.append(of_value[::step])
             weight = np.concatenate([weight, np.full(chosen[-1].size, of_value.size / max(chosen[-1].size, 1))])
         index = np.concatenate(chosen)
-        self._kept[number].append((ones[index], weight, {k: f[index] for k, f in features.items()}))
+        self._kept[number].append((ones[index], weight, {k: feature(index) for k, feature in features.items()}))
         return ones
 
     def of(self, number: int) -> tuple[np.ndarray, np.ndarray, dict[int, np.ndarray]]:
@@ -176,13 +179,12 @@ def _fit(setting: PlaneSetting, sample: tuple[np.ndarray, np.ndarray, dict[int, 
     start = np.zeros(x.shape[1])
     start[-1] = setting.bias * _UNIT
     solution, information = _newton(x, ones, weight, start)
-    for _ in range(2):
-        spread = np.diag(np.linalg.inv(information))
-        stay = np.flatnonzero(solution[:-1] ** 2 / spread[:-1] > 2 * math.log(2) * _WORTH_BITS)
-        columns_left = [*stay, x.shape[1] - 1]
-        numbers = [numbers[i] for i in stay]
-        x = x[:, columns_left]
-        solution, information = _newton(x, ones, weight, solution[columns_left])
+    spread = np.diag(np.linalg.inv(information))
+    stay = np.flatnonzero(solution[:-1] ** 2 / spread[:-1] > 2 * math.log(2) * _WORTH_BITS)
+    columns_left = [*stay, x.shape[1] - 1]
+    numbers = [numbers[i] for i in stay]
+    x = x[:, columns_left]
+    solution, _ = _newton(x, ones, weight, solution[columns_left])
     step = 1 << WEIGHT_BITS
     rounded = np.clip(np.round(solution[:-1] * step), -128, 127)
     solution[:-1] = rounded / step

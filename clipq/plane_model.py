@@ -9,6 +9,7 @@ with features that both sides know when the decision is taken.  Everything is in
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -22,6 +23,8 @@ NEIGHBOUR_UNIT = 1024
 #: Log odds of the plane's mean are stored in steps of this many units.
 MEAN_STEP = 32
 _COUNT_UNIT = 16
+#: The values of a feature, int32, of the decisions with these numbers, or of all.
+Feature = Callable[[np.ndarray | None], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,11 @@ class FeatureNumbers:
     def count(self) -> int:
         return 5 + 2 * self.d
 
+    def allowed(self, kind: str) -> int:
+        """The features that a plane of this kind may have, as a set of bits: the mask has no parent."""
+        of_all = (1 << (self.parent_row if kind == "mask" else self.size)) - 1
+        return of_all | (1 << self.size if kind == "sign" else 0)
+
     def is_progressive(self, number: int) -> bool:
         """Whether a feature changes while the plane is being coded."""
         return number < self.parent_row
@@ -123,11 +131,13 @@ def neighbour_values(mean: int) -> tuple[int, int]:
     return -one_share, NEIGHBOUR_UNIT - one_share
 
 
-def probabilities(setting: PlaneSetting, features: dict[int, np.ndarray], n: int) -> np.ndarray:
+def probabilities(setting: PlaneSetting, features: Mapping[int, Feature], n: int) -> np.ndarray:
     """The probability of a one for each of n decisions, int32 in units of 2^-15."""
-    if not features:
+    if not setting.weights:
         return np.full(n, logistic(np.array([setting.bias]))[0], np.int32)
     total = np.zeros(n, np.int32)
     for number, weight in setting.weights.items():
-        total += np.int32(weight) * features[number]
-    return logistic((total >> WEIGHT_BITS) + np.int32(setting.bias))
+        total += features[number](None) * np.int32(weight)
+    total >>= WEIGHT_BITS
+    total += np.int32(setting.bias)
+    return logistic(total)

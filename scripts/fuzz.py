@@ -87,7 +87,7 @@ def damage(part: bytes, other: bytes, rng: np.random.Generator) -> bytes:
     if kind == 0:
         data[at] ^= 1 << int(rng.integers(8))
     elif kind == 1:
-        data[at] = int(rng.choice([0, 1, 127, 128, 255, rng.integers(256)]))
+        data[at] = int(rng.choice([0, 1, 127, 128, 255, int(rng.integers(256))]))
     elif kind == 2:
         del data[at : at + int(rng.integers(1, 9))]
     elif kind == 3:

@@ -1,0 +1,103 @@
+"""The planes of decisions of which a layer's codes consist, and the order of the weights: docs/format.md, "Planes".
+
+The layer is a matrix, R outputs by C inputs.  It is cut into slabs of rows; a slab's positions are dealt out to phases
+so that every row and column has about as many in each.  So when a phase is coded, each row, column and neighbourhood
+is already known in part, and a whole phase is modelled at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+#: The phase of row i and column j is the top bits of (i ROW_STEP + j COLUMN_STEP) mod 2^32.
+ROW_STEP, COLUMN_STEP = 0x9E3779B1, 0x85EBCA77
+
+
+class Plane(NamedTuple):
+    """A plane: ``kind`` is mask, above, bit or sign; ``e`` and ``r`` as in ``planes``."""
+
+    kind: str
+    e: int
+    r: int
+
+
+def planes(largest: int) -> list[Plane]:
+    """The planes of a layer whose magnitudes (numbers of levels from zero) are at most ``largest``.
+
+    ``mask``: is it kept.  ``above`` e: is the magnitude 2^e or more, for those of 2^(e-1) or more.  ``bit`` e, r: bit r
+    of the magnitudes from 2^e to 2^(e+1) - 1, where it can be set.  ``sign``: is it negative.
+    """
+    top = max(largest, 1).bit_length()
+    above = [Plane("above", e, 0) for e in range(1, top)]
+    bits = [Plane("bit", e, r) for e in range(1, top) for r in range(e - 1, -1, -1) if (1 << e) + (1 << r) <= largest]
+    return [Plane("mask", 0, 0), *above, *bits, Plane("sign", 0, 0)]
+
+
+def parents(every: list[Plane]) -> list[int | None]:
+    """For each plane the number of the one whose decisions say what it decides for; None for the mask."""
+    number = {plane: i for i, plane in enumerate(every)}
+
+    def parent(plane: Plane) -> int | None:
+        if plane.kind == "mask":
+            return None
+        e = {"above": plane.e - 1, "bit": plane.e, "sign": 0}[plane.kind]
+        return number[Plane("above", e, 0)] if e else 0
+
+    return [parent(plane) for plane in every]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The matrix of a layer and how it is walked over.
+
+    offsets: distances within a row at which neighbours are looked at, each below ``columns``.
+    phase_bits: there are 2^phase_bits phases.
+    """
+
+    rows: int
+    columns: int
+    offsets: tuple[int, ...]
+    phase_bits: int
+    slab_rows: int
+
+    @property
+    def margin(self) -> int:
+        """Positions between two rows, and before the first, that belong to neither."""
+        return max(self.offsets, default=0)
+
+    def slabs(self) -> list[tuple[int, int]]:
+        """First and last + 1 row of each slab."""
+        return [(i, min(i + self.slab_rows, self.rows)) for i in range(0, self.rows, self.slab_rows)]
+
+
+class Items(NamedTuple):
+    """Positions of a slab in the order of coding: by phase, then by row and column.
+
+    at: place in the slab's padded array.  ends: how many items there are up to the end of each phase.
+    """
+
+    at: np.ndarray
+    row: np.ndarray
+    column: np.ndarray
+    ends: np.ndarray
+
+    def where(self, chosen: np.ndarray) -> Items:
+        """Those with ``chosen`` (bool)."""
+        before = np.concatenate([[0], np.cumsum(chosen)])
+        return Items(self.at[chosen], self.row[chosen], self.column[chosen], before[self.ends])
+
+
+def slab_items(grid: Grid, rows: int) -> Items:
+    """All positions of a slab of ``rows`` rows; its first row counts as row 0."""
+    i, j = np.arange(rows, dtype=np.uint32)[:, None], np.arange(grid.columns, dtype=np.uint32)[None]
+    phase = (i * np.uint32(ROW_STEP) + j * np.uint32(COLUMN_STEP)) >> np.uint32(1) >> np.uint32(31 - grid.phase_bits)
+    phase = phase.astype(np.uint8).reshape(-1)
+    order = np.argsort(phase, kind="stable")
+    order = order.astype(np.int32)
+    row = order // np.int32(max(grid.columns, 1))
+    column = order - row * np.int32(grid.columns)
+    at = grid.margin + row * np.int32(grid.columns + grid.margin) + column
+    return Items(at, row, column, np.cumsum(np.bincount(phase, minlength=2**grid.phase_bits)))
