@@ -53,8 +53,8 @@ def _summary(data: Data) -> str:
             "the size of the coder `fixed` not at all, as only their number and how many of them are pruned count); "
             "shapes, biases, codebooks, header and checksums are real: a size is that of the whole file.",
             _reach_table(report["networks"]).markdown(),
-            "The pruning rate from which on the file is as small as the paper's, or half of it. `fixed` is the coder that "
-            "the paper counts (relative index and b-bit codes), `entropy` stores the same weights in fewer bytes. "
+            "The pruning rate from which on the file is as small as the paper's, or half of it. `fixed` is the coder "
+            "that the paper counts (relative index and b-bit codes), `entropy` stores the same weights in fewer bytes. "
             f"{_range_words(report['networks'])}",
         ]
     )
