@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ def main(argv: list[str] | None = None) -> int:
                     kept = {key: report[key] for key in KEPT}
                     kept["config"]["network"]["weights"] = Path(path).name
                     kept["config"]["data"]["data_dir"] = ""
+                    kept["provenance"]["command"] = _without_folders(report["provenance"]["command"])
                     (RESULTS / "mnist").mkdir(parents=True, exist_ok=True)
                     write_text(RESULTS / "mnist" / name, json.dumps(kept, indent=1) + "\n")
                     print(f"{name}: {report['size']['ratio']:.1f}x, error {report['error']['decoded_test']:.2%}")
@@ -50,6 +52,11 @@ def main(argv: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     return 0
+
+
+def _without_folders(command: str) -> str:
+    """The command with the names of files alone: what lies where on this machine is of no use on another."""
+    return shlex.join(Path(word).name if "/" in word else word for word in shlex.split(command))
 
 
 def _run(experiment: str, name: str, weights: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TEST_LINE = (
     "python3 -m venv .venv && .venv/bin/pip install -q -c constraints.txt -e '.[test]' && .venv/bin/python -m pytest"
 )
-HEAVY = {"matplotlib", "bayes_opt", "sklearn", "tqdm", "PIL"}
+HEAVY = {"matplotlib", "bayes_opt", "sklearn", "PIL"}
 NUMERICS = (
     "ws_learn_one_layer", "partition", "host_weights", "device_weights", "order_statistic", "conventions",
     "quantized_net", "weight_sharing", "ws_train", "bits", "relative_index", "expected_improvement",

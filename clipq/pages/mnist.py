@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _NAMES = {"lenet300100": "LeNet-300-100", "lenet5": "LeNet-5"}
+_TICKS = (40, 100, 200, 400, 700)
 #: network, method, error before and after in %, bytes of all parameters before and after, as published.
 PUBLISHED: tuple[tuple[str, str, float | None, float, int, int], ...] = (
     ("lenet300100", "Deep Compression (Han et al., 2016)", 1.64, 1.58, 1_070_000, 27_000),
@@ -111,8 +112,10 @@ def _figure(data: Data, new_figure: NewFigure) -> Figure:
             )
             panel.plot(r["size"]["ratio"], decoded, "o", color=BLUE, label="clipq, decoded" if not i else "")
         panel.set_xscale("log")
-        panel.xaxis.set_major_formatter("{x:g}x")
-        panel.set_ylim(bottom=0)
+        panel.set_xlim(30, 800)
+        panel.set_xticks(_TICKS, [f"{tick}x" for tick in _TICKS])
+        panel.set_xticks([], minor=True)
+        panel.set_ylim(0, 2.5)
         panel.set_title(name)
         panel.set_xlabel("times smaller")
         panel.grid(visible=True)
