@@ -1,5 +1,12 @@
 """CLIP-Q: network compression learning by in-parallel pruning-quantization (Tung and Mori, CVPR 2018)."""
 
+import os
+
+# Threads that wait for each other by spinning make training tens of times slower where another process wants a core.
+# It has to be said before torch starts its threads; whoever has set it otherwise keeps that.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
 from clipq.api import Compressed, compress, load, load_into, save
 from clipq.conventions import Conventions
 from clipq.errors import ClipqError
