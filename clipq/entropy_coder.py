@@ -21,8 +21,10 @@ from clipq.quantized_net import QuantizedLayer
 EMPTY, PLANES, PATTERNS = range(3)
 #: Layers of more weights than this are modelled by planes only where a sample of their rows says that it pays.
 LARGE = 1 << 19
-_SAMPLE_WEIGHTS = 1 << 18
-_WORTH = 0.99
+_SAMPLE_WEIGHTS = 1 << 17
+_WORTH = 0.997
+_PLANES_HEADER = 60
+_TABLES_TOO_LARGE = 1.002
 
 
 @dataclass(frozen=True)
@@ -92,18 +94,21 @@ def _choose(codes: np.ndarray, b: int, negative: int) -> tuple[int, PlanePlan | 
     every = codes.reshape(matrix(codes.shape))
     patterns = PatternPlan(codes.reshape(-1), b)
     used = patterns.code_counts > 0
-    if every.shape[1] > SLAB_POSITIONS or (codes.size > LARGE and not _planes_pay(every, b, negative)):
+    if every.shape[1] > SLAB_POSITIONS or (codes.size > LARGE and not _planes_pay(every, b, negative, patterns)):
         return PATTERNS, patterns, used
     planes = _plane_plan(every, b, negative)
     return (PLANES, planes, used) if planes.size() < patterns.size() else (PATTERNS, patterns, used)
 
 
-def _planes_pay(codes: np.ndarray, b: int, negative: int) -> bool:
-    """Whether planes take clearly fewer bits than patterns for a sample of the rows of ``codes`` [R, C]."""
+def _planes_pay(codes: np.ndarray, b: int, negative: int, patterns: PatternPlan) -> bool:
+    """Whether planes will take clearly less than patterns, by a sample of the rows of ``codes`` [R, C]."""
     sample = codes[:: -(-codes.size // _SAMPLE_WEIGHTS)]
     if not sample.any():
         return False
-    return _plane_plan(sample, b, negative).bits() < _WORTH * PatternPlan(sample.reshape(-1), b).bits()
+    if patterns.size() > _TABLES_TOO_LARGE * patterns.bits() / 8:
+        return True
+    share = _plane_plan(sample, b, negative).bits() / PatternPlan(sample.reshape(-1), b).bits()
+    return share * patterns.bits() / 8 + _PLANES_HEADER < _WORTH * patterns.size()
 
 
 def _plane_plan(codes: np.ndarray, b: int, negative: int) -> PlanePlan:

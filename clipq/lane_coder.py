@@ -23,20 +23,27 @@ MIN_TAPER, MAX_TAPER = 3, 10
 _SLOT = np.int32(ONE - 1)
 #: So that what is worked on stays in the processor's cache.
 _FIELDS_AT_ONCE, _SYMBOLS_AT_ONCE = 1 << 14, 1 << 16
+_FEW = 1000
 
 
 def steps(n: int, lanes: int, taper: int, after: int | None) -> Iterator[tuple[int, int]]:
     """How many of n symbols each step takes, one a lane on the first lanes, and how many lanes are still open.
 
-    With ``after``, only so many symbols follow these n, and the lanes are at most as many as 2^taper goes into the
-    symbols still to come, but one at least.
+    With ``after``, only so many symbols follow these n, and of the ``lanes`` that there are at first at most as many
+    stay open as 2^taper goes into the symbols still to come, but ``last_lanes`` at least.
     """
+    least = last_lanes(lanes)
     while n:
         if after is not None:
-            lanes = min(lanes, max(1, (n + after) >> taper))
+            lanes = min(lanes, max(least, (n + after) >> taper))
         size = min(n, lanes)
         yield size, lanes
         n -= size
+
+
+def last_lanes(lanes: int) -> int:
+    """How many of so many lanes are never closed: a second one halves the steps at the end, and costs its state."""
+    return 1 if lanes < 64 else 2
 
 
 class SymbolTable:
@@ -60,7 +67,7 @@ class LaneDecoder:
         self._bytes[: len(stream)] = stream
         self._words = self._four_bytes(0, len(self._bytes) - 3)
         self._at, self._end = 0, n_bits
-        self._open, self._taper = lanes, taper
+        self._lanes, self._open, self._taper = lanes, lanes, taper
         self._state = self._read(np.full(lanes, STATE_BITS, np.int32)) + np.int32(_LOW)
 
     def decide(self, q: np.ndarray, after: int | None = None) -> np.ndarray:
@@ -72,7 +79,7 @@ class LaneDecoder:
             ValueError: the stream ends too early.
         """
         out, done = np.empty(q.size, np.bool_), 0
-        for size, still_open in steps(q.size, self._open, self._taper, after):
+        for size, still_open in steps(q.size, self._lanes, self._taper, after):
             if still_open < self._open:
                 self._close(still_open)
             state, part = self._state[:size], q[done : done + size]
@@ -91,7 +98,7 @@ class LaneDecoder:
     def symbols(self, table: SymbolTable, n: int, after: int | None = None) -> np.ndarray:
         """The next n symbols of a table, uint8; ``after`` and errors as in ``decide``."""
         out, done = np.empty(n, np.uint8), 0
-        for size, still_open in steps(n, self._open, self._taper, after):
+        for size, still_open in steps(n, self._lanes, self._taper, after):
             if still_open < self._open:
                 self._close(still_open)
             state = self._state[:size]
@@ -179,7 +186,7 @@ class LaneEncoder:
 
     def _code(self, lanes: int, taper: int, bits: _BitQueue) -> tuple[bytes, int]:
         state = np.full(lanes, _LOW, np.int32)
-        started = 1  # the last lane is never closed
+        started = last_lanes(lanes)
         for shares, starts, after in reversed(self._symbols):
             stop = shares.size
             back = _Backward(shares, starts, stop, stop)
@@ -257,6 +264,9 @@ class _BitQueue:
 
     def put(self, values: np.ndarray, widths: np.ndarray) -> None:
         """Puts these fields, the first one foremost, before everything else."""
+        if widths.size > _FEW:  # most fields have no bits: it pays to drop them while they are in the cache
+            some = widths.nonzero()[0]
+            values, widths = values[some], widths[some]
         self._fields.append((values, widths))
 
     def take(self, n: int) -> np.ndarray:

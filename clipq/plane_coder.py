@@ -80,8 +80,9 @@ class PlanePlan:
     def __init__(self, magnitude: np.ndarray, negative: np.ndarray, largest: int) -> None:
         rows, columns = magnitude.shape
         signed = np.where(negative, np.int8(-1), (magnitude > 0).view(np.int8))
-        slab_rows = max(1, min(rows, SLAB_POSITIONS // max(columns, 1)))
-        self.grid = Grid(rows, columns, choose_offsets(signed), 4 if magnitude.size < SLAB_POSITIONS else 3, slab_rows)
+        most = max(1, SLAB_POSITIONS // max(columns, 1))
+        slab_rows = -(-rows // -(-rows // most))  # slabs of equal size, as the last one has to take all lanes back
+        self.grid = Grid(rows, columns, choose_offsets(signed), _phase_bits(magnitude.size), slab_rows)
         self.largest = largest
         self._truth = Truth(magnitude, negative, self.grid, largest)
         self.settings = fit_planes(magnitude, negative, self.grid, largest)
@@ -117,6 +118,11 @@ class PlanePlan:
             self._truth.begin(first, stop)
             walk.slab(stop - first, writer, last=stop == self.grid.rows)
         return writer
+
+
+def _phase_bits(n: int) -> int:
+    """More phases know more of each other; small layers have too few weights for them, large ones need none."""
+    return 4 if 4096 <= n < SLAB_POSITIONS else 3
 
 
 def decode_planes(reader: ByteReader, rows: int, columns: int, largest: int) -> tuple[np.ndarray, np.ndarray]:

@@ -18,11 +18,14 @@ from clipq.plane_walk import PlaneWalk
 MAX_OFFSETS = 6
 _LARGEST_OFFSET = 1024
 #: Of each plane at most this many ones and as many zeros are fitted to.
-_SAMPLES = 4_000
+_SAMPLES = 3_000
 #: A feature stays only if it saves this many bits; it costs its weight's byte.
 _WORTH_BITS = 14.0
 #: Planes of fewer decisions have no features.
 _FEWEST = 200
+_MOST_ITERATIONS = 12
+_OF_RUNS = 4
+_ROWS_AT_ONCE = 512
 _UNIT = math.log(2) / 256  # of log odds
 
 
@@ -143,16 +146,23 @@ class _Sample:
 
     def __init__(self, truth: Truth, settings: Sequence[PlaneSetting]) -> None:
         self.truth = truth
+        self._runs = [0] * len(settings)
         self._kept: list[list[tuple[np.ndarray, np.ndarray, dict[int, np.ndarray]]]] = [[] for _ in settings]
 
     def take(self, number: int, at: np.ndarray, features: dict[int, Feature], after: int | None) -> np.ndarray:
         ones = self.truth.at(number, at)
+        self._runs[number] += 1
+        share = 1
+        if at.size > _SAMPLES // 4:  # a large plane, in many runs, of which some are enough
+            share = _OF_RUNS
+            if self._runs[number] % share:
+                return ones
         weight, chosen = np.ones(0), []
         for value in (True, False):
             of_value = np.flatnonzero(ones == value)
-            step = max(1, of_value.size * 16 // _SAMPLES)
+            step = max(1, of_value.size * 16 // (_SAMPLES * share))
             chosen.append(of_value[::step])
-            weight = np.concatenate([weight, np.full(chosen[-1].size, of_value.size / max(chosen[-1].size, 1))])
+            weight = np.concatenate([weight, np.full(chosen[-1].size, share * of_value.size / max(chosen[-1].size, 1))])
         index = np.concatenate(chosen)
         self._kept[number].append((ones[index], weight, {k: feature(index) for k, feature in features.items()}))
         return ones
@@ -203,7 +213,7 @@ def _newton(
     ridge[-1] = 1e-3
     loss, information = math.inf, np.diag(ridge)
     step = np.zeros_like(solution)
-    for _ in range(12):
+    for _ in range(_MOST_ITERATIONS):
         z = np.clip(x @ solution.astype(np.float32), -30, 30)
         odds = np.exp(z)
         now = float((weight * (np.log1p(odds) - ones * z)).sum() + (ridge[:-1] * solution[:-1] ** 2).sum() / 2)
@@ -211,11 +221,17 @@ def _newton(
             solution, step = solution - step / 2, step / 2
             continue
         q = odds / (1 + odds)
-        gradient = (x.T @ (weight * (ones - q))) - ridge * solution
-        information = x.T @ (x * (weight * q * (1 - q))[:, None]) + np.diag(ridge)
+        gradient = x.T @ (weight * (ones - q)) - ridge * solution
+        information = _products(x, x * (weight * q * (1 - q))[:, None]) + np.diag(ridge)
         if loss - now < 2.0:
             break
         loss, step = now, np.zeros_like(solution)
         step[free] = np.linalg.solve(information[free, free], gradient[free])
         solution = solution + step
     return solution, information
+
+
+def _products(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """x.T @ y, by blocks that are too small for several threads to be started on them."""
+    blocks = range(0, x.shape[0], _ROWS_AT_ONCE)
+    return np.sum([x[i : i + _ROWS_AT_ONCE].T @ y[i : i + _ROWS_AT_ONCE] for i in blocks], axis=0)

@@ -134,10 +134,9 @@ def _static_features(known: _Known, parent: _Known | None, size: np.ndarray | No
     features: dict[int, _OfItems] = {}
     if parent is not None:
         if numbers.parent_row in setting.weights:
-            features[numbers.parent_row] = _by_row(parent.rows.log_odds(parent.setting.mean, setting.row_prior))
+            features[numbers.parent_row] = _by_row(parent.rows, parent.setting.mean, setting.row_prior)
         if numbers.parent_column in setting.weights:
-            table = parent.columns.log_odds(parent.setting.mean, setting.column_prior)
-            features[numbers.parent_column] = _by_column(table)
+            features[numbers.parent_column] = _by_column(parent.columns, parent.setting.mean, setting.column_prior)
         for k, offset in enumerate(offsets):
             if numbers.parent_neighbour(k) in setting.weights:
                 features[numbers.parent_neighbour(k)] = _neighbours(parent.values, offset)
@@ -151,21 +150,21 @@ def _progressive_features(known: _Known) -> dict[int, _OfItems]:
     setting, numbers, offsets = known.setting, known.walk.numbers, known.walk.grid.offsets
     features: dict[int, _OfItems] = {}
     if numbers.row in setting.weights:
-        features[numbers.row] = _by_row(known.rows.log_odds(setting.mean, setting.row_prior))
+        features[numbers.row] = _by_row(known.rows, setting.mean, setting.row_prior)
     if numbers.column in setting.weights:
-        features[numbers.column] = _by_column(known.columns.log_odds(setting.mean, setting.column_prior))
+        features[numbers.column] = _by_column(known.columns, setting.mean, setting.column_prior)
     for k, offset in enumerate(offsets):
         if numbers.neighbour(k) in setting.weights:
             features[numbers.neighbour(k)] = _neighbours(known.values, offset)
     return features
 
 
-def _by_row(table: np.ndarray) -> _OfItems:
-    return lambda items, chosen: table.take(items.row[chosen])
+def _by_row(rows: Statistics, mean: int, prior: int) -> _OfItems:
+    return lambda items, chosen: rows.log_odds(mean, prior).take(items.row[chosen])
 
 
-def _by_column(table: np.ndarray) -> _OfItems:
-    return lambda items, chosen: table.take(items.column[chosen])
+def _by_column(columns: Statistics, mean: int, prior: int) -> _OfItems:
+    return lambda items, chosen: columns.log_odds(mean, prior).take(items.column[chosen])
 
 
 def _neighbours(values: np.ndarray, offset: int) -> _OfItems:

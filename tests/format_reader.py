@@ -78,7 +78,7 @@ def logistic(s):
 class Lanes:
     def __init__(self, data, n_bits, lanes, taper):
         self.stream = [byte >> (7 - k) & 1 for byte in data for k in range(8)][:n_bits]
-        self.at, self.taper = 0, taper
+        self.at, self.taper, self.last = 0, taper, 1 if lanes < 64 else 2
         self.states = [(1 << 21) + self.read(21) for _ in range(lanes)]
 
     def read(self, n):
@@ -94,7 +94,7 @@ class Lanes:
         out = []
         while len(out) < n:
             if after is not None:
-                keep = max(1, (n - len(out) + after) >> self.taper)
+                keep = max(self.last, (n - len(out) + after) >> self.taper)
                 closed, self.states = self.states[keep:], self.states[:keep]
                 for state in closed:
                     self.stream += [state >> k & 1 for k in range(20, -1, -1)]

@@ -160,7 +160,7 @@ def test_small_layers_have_little_overhead() -> None:
         (_iid((30, 40), 0.0), EMPTY),
         (_iid((0, 40), 0.5), EMPTY),
         (_iid((30, 40), 1.0), PLANES),
-        (_iid((1100, 1000), 0.1), PATTERNS),
+        (_iid((3000, 1000), 0.1), PATTERNS),
         (_iid((1, 2_000_000), 0.001), PATTERNS),
     ],
 )

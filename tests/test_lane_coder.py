@@ -65,7 +65,7 @@ def test_a_certain_symbol_takes_no_bits() -> None:
     encoder = LaneEncoder()
     encoder.symbols(certain, np.ones(1000, np.uint8))
     stream, n_bits = encoder.finish(lanes=3, taper=5)
-    assert n_bits <= 3 * 21 + 2 * 21  # the lanes' states, and the zeros that two of them start from
+    assert n_bits <= 3 * 21 + 21  # the lanes' states, and the zeros that one of them starts from
     assert LaneDecoder(stream, n_bits, 3, 5).symbols(certain, 1000).tolist() == [1] * 1000
 
 
@@ -85,8 +85,10 @@ def test_lanes_cost_next_to_nothing(lanes: int) -> None:
 
 def test_steps_keep_a_lane_for_each_so_many_symbols_to_come() -> None:
     assert list(steps(10, 4, 1, None)) == [(4, 4), (4, 4), (2, 4)]
-    assert list(steps(5, 4, 1, 0)) == [(2, 2), (1, 1), (1, 1), (1, 1)]
+    assert list(steps(7, 4, 1, 0)) == [(3, 3), (2, 2), (1, 1), (1, 1)]
+    assert list(steps(7, 64, 2, 0)) == [(2, 2), (2, 2), (2, 2), (1, 2)]
     assert list(steps(3, 4, 1, 3)) == [(3, 3)]
+    assert list(steps(2, 1, 1, 0)) == [(1, 1), (1, 1)]
     assert list(steps(0, 4, 1, 0)) == []
 
 
