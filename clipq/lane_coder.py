@@ -29,21 +29,26 @@ _FEW = 1000
 def steps(n: int, lanes: int, taper: int, after: int | None) -> Iterator[tuple[int, int]]:
     """How many of n symbols each step takes, one a lane on the first lanes, and how many lanes are still open.
 
-    With ``after``, only so many symbols follow these n, and of the ``lanes`` that there are at first at most as many
-    stay open as 2^taper goes into the symbols still to come, but ``last_lanes`` at least.
+    With ``after``, only so many symbols follow these n, and lanes are closed as ``still_open`` says.
     """
-    least = last_lanes(lanes)
+    opened = lanes
     while n:
         if after is not None:
-            lanes = min(lanes, max(least, (n + after) >> taper))
-        size = min(n, lanes)
-        yield size, lanes
+            opened = min(opened, still_open(lanes, taper, n + after))
+        size = min(n, opened)
+        yield size, opened
         n -= size
 
 
-def last_lanes(lanes: int) -> int:
-    """How many of so many lanes are never closed: a second one halves the steps at the end, and costs its state."""
-    return 1 if lanes < 64 else 2
+def still_open(lanes: int, taper: int, to_come: int) -> int:
+    """How many of ``lanes`` have to stay open for ``to_come`` symbols: one for each 2^taper, but one or two at least.
+
+    A second lane halves the number of steps at the end, and costs its state.  Large numbers are rounded up to three
+    bits, so that many lanes are closed at a time.
+    """
+    wanted = to_come >> taper
+    coarse = max(wanted.bit_length() - 3, 0)
+    return min(lanes, max(1 if lanes < 128 else 2, -(-wanted >> coarse) << coarse))
 
 
 class SymbolTable:
@@ -79,9 +84,7 @@ class LaneDecoder:
             ValueError: the stream ends too early.
         """
         out, done = np.empty(q.size, np.bool_), 0
-        for size, still_open in steps(q.size, self._lanes, self._taper, after):
-            if still_open < self._open:
-                self._close(still_open)
+        for size in self._steps(q.size, after):
             state, part = self._state[:size], q[done : done + size]
             slot, share = state & _SLOT, state >> PROBABILITY_BITS
             ones = out[done : done + size]
@@ -98,9 +101,7 @@ class LaneDecoder:
     def symbols(self, table: SymbolTable, n: int, after: int | None = None) -> np.ndarray:
         """The next n symbols of a table, uint8; ``after`` and errors as in ``decide``."""
         out, done = np.empty(n, np.uint8), 0
-        for size, still_open in steps(n, self._lanes, self._taper, after):
-            if still_open < self._open:
-                self._close(still_open)
+        for size in self._steps(n, after):
             state = self._state[:size]
             slot = state & _SLOT
             table.symbol.take(slot, out=out[done : done + size], mode="clip")
@@ -112,6 +113,19 @@ class LaneDecoder:
             self._refill(state)
             done += size
         return out
+
+    def narrow(self, to_come: int) -> None:
+        """Closes the lanes that ``to_come`` symbols do not need; others may still come before these."""
+        self._close(still_open(self._lanes, self._taper, to_come))
+
+    def _steps(self, n: int, after: int | None) -> Iterator[int]:
+        """The size of each step of a run, before which lanes have been closed as it asks for."""
+        if after is None:
+            yield from (size for size, _ in steps(n, self._open, self._taper, None))
+            return
+        for size, opened in steps(n, self._lanes, self._taper, after):
+            self._close(opened)
+            yield size
 
     def finish(self) -> None:
         """Raises ValueError if a bit is left that is not zero."""
@@ -145,6 +159,8 @@ class LaneDecoder:
 
     def _close(self, keep: int) -> None:
         """Gives the states of all lanes but the first ``keep`` back to the end of the stream."""
+        if keep >= self._open:
+            return
         bits = _as_bits(self._state[keep : self._open] - _LOW, np.full(self._open - keep, STATE_BITS))
         first, before = self._end // 8, self._end % 8
         self._open, self._end = keep, self._end + bits.size
@@ -163,17 +179,22 @@ class LaneEncoder:
     """Collects symbols in the decoder's order; ``finish`` codes them, last one first."""
 
     def __init__(self) -> None:
-        self._symbols: list[tuple[np.ndarray, np.ndarray, int | None]] = []
+        self._runs: list[tuple[np.ndarray, np.ndarray, int | None]] = []
+        self._narrowed: dict[int, int] = {}
 
     def decide(self, q: np.ndarray, ones: np.ndarray, after: int | None = None) -> None:
         """Decisions ``ones`` (bool) with probabilities ``q`` of a one; ``after`` as in ``LaneDecoder.decide``."""
         q = q.astype(np.uint16)
-        self._symbols.append((np.where(ones, q, ONE - q), np.where(ones, np.uint16(0), q), after))
+        self._runs.append((np.where(ones, q, ONE - q), np.where(ones, np.uint16(0), q), after))
 
     def symbols(self, table: SymbolTable, symbols: np.ndarray, after: int | None = None) -> None:
         """Symbols (uint8) of a table."""
         shares, starts = table.shares.astype(np.uint16), table.starts.astype(np.uint16)
-        self._symbols.append((shares.take(symbols), starts.take(symbols), after))
+        self._runs.append((shares.take(symbols), starts.take(symbols), after))
+
+    def narrow(self, to_come: int) -> None:
+        """As ``LaneDecoder.narrow``."""
+        self._narrowed[len(self._runs)] = to_come
 
     def finish(self, lanes: int, taper: int) -> tuple[bytes, int]:
         """The stream and how many bits of it count."""
@@ -186,14 +207,14 @@ class LaneEncoder:
 
     def _code(self, lanes: int, taper: int, bits: _BitQueue) -> tuple[bytes, int]:
         state = np.full(lanes, _LOW, np.int32)
-        started = last_lanes(lanes)
-        for shares, starts, after in reversed(self._symbols):
+        started = still_open(lanes, taper, 0)  # these are never closed
+        for (shares, starts, after), of_run in reversed(self._with_lanes(lanes, taper)):
             stop = shares.size
             back = _Backward(shares, starts, stop, stop)
-            for size, still_open in reversed(list(steps(stop, lanes, taper, after))):
-                if still_open > started:
-                    _start(state[started:still_open], bits)
-                    started = still_open
+            for size, opened in reversed(list(steps(stop, of_run, taper, after))):
+                if opened > started:
+                    _start(state[started:opened], bits)
+                    started = opened
                 first = stop - size
                 if first < back.first:
                     back = _Backward(shares, starts, min(first, max(stop - _SYMBOLS_AT_ONCE, 0)), stop)
@@ -203,6 +224,15 @@ class LaneEncoder:
             _start(state[started:], bits)
         bits.put(state - _LOW, np.full(lanes, STATE_BITS, np.int32))
         return bits.packed()
+
+    def _with_lanes(self, lanes: int, taper: int) -> list[tuple[tuple[np.ndarray, np.ndarray, int | None], int]]:
+        """The runs, and of how many lanes each may make use: all, until they are narrowed."""
+        runs, opened = [], lanes
+        for i, run in enumerate(self._runs):
+            if i in self._narrowed:
+                opened = still_open(lanes, taper, self._narrowed[i])
+            runs.append((run, lanes if run[2] is not None else opened))
+        return runs
 
 
 class _Backward:

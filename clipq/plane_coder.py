@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Sequence
 from functools import cached_property
@@ -11,7 +12,7 @@ import numpy as np
 from clipq.bit_stream import varint
 from clipq.byte_reader import ByteReader
 from clipq.integer_log import PROBABILITY_BITS
-from clipq.lane_coder import MIN_TAPER, STATE_BITS, LaneDecoder, LaneEncoder
+from clipq.lane_coder import MAX_TAPER, MIN_TAPER, STATE_BITS, LaneDecoder, LaneEncoder
 from clipq.plane_fit import Truth, choose_offsets, fit_planes
 from clipq.plane_model import MEAN_STEP, Feature, FeatureNumbers, PlaneSetting, probabilities
 from clipq.plane_order import Grid, Plane, planes
@@ -29,19 +30,24 @@ MAX_POSITIONS_PER_LANE = 4096
 _MODELLED, _PLAIN = 2, 3
 #: The share of the last decisions' bits that lanes may take back, and the most lanes that are of use.
 _TAKEN_BACK, _MOST_LANES = 0.8, 4096
+#: Lanes are closed in steps, and so some of them a little late.
+_ROUNDED_UP = 1.2
 
 
 class _Writer:
     """Takes the true decisions, passes them on to the lanes, and counts their bits.
 
-    bits: of each plane's decisions.  last, last_bits: number and bits of the decisions that take lanes back.
+    bits: of each plane's decisions.  last_bits: of the last slab's decisions after its mask.
+    each_sign: bits of a sign, on average from any run of them to the end of the last slab: of these the least.
     """
 
     def __init__(self, truth: Truth, settings: Sequence[PlaneSetting]) -> None:
         self._truth, self._settings = truth, settings
         self.lanes = LaneEncoder()
         self.bits = np.zeros(len(settings))
-        self.last, self.last_bits = 0, 0.0
+        self.last_bits = 0.0
+        self._signs: list[tuple[int, float]] = []
+        self._narrowed = False
 
     def take(self, number: int, at: np.ndarray, features: dict[int, Feature], after: int | None) -> np.ndarray:
         ones = self._truth.at(number, at)
@@ -49,9 +55,20 @@ class _Writer:
         self.lanes.decide(q, ones, after)
         bits = ideal_bits(q, ones)
         self.bits[number] += bits
+        if self._narrowed:
+            self.last_bits += bits
         if after is not None:
-            self.last, self.last_bits = self.last + q.size, self.last_bits + bits
+            self._signs.append((q.size, bits))
         return ones
+
+    @property
+    def each_sign(self) -> float:
+        n, bits = np.cumsum(np.array(self._signs or [(1, 1.0)])[::-1], axis=0).T
+        return float((bits / n).min())
+
+    def narrow(self, kept: int) -> None:
+        self._narrowed = True
+        self.lanes.narrow(kept)
 
 
 class _Reader:
@@ -62,6 +79,9 @@ class _Reader:
 
     def take(self, number: int, at: np.ndarray, features: dict[int, Feature], after: int | None) -> np.ndarray:
         return self._lanes.decide(probabilities(self._settings[number], features, at.size), after)
+
+    def narrow(self, kept: int) -> None:
+        self._lanes.narrow(kept)
 
 
 def ideal_bits(q: np.ndarray, ones: np.ndarray) -> float:
@@ -105,10 +125,11 @@ class PlanePlan:
 
     def _lanes(self) -> tuple[int, int]:
         """How many lanes the last decisions can take back, and how fast."""
-        n, last_bits, last = self.grid.rows * self.grid.columns, self._written.last_bits, self._written.last
+        n, written = self.grid.rows * self.grid.columns, self._written
         least = max(-(-n // MAX_POSITIONS_PER_LANE), 1)
-        lanes = min(max(int(_TAKEN_BACK * last_bits / STATE_BITS), least), _MOST_LANES)
-        return lanes, 5 if last_bits > 0.75 * last else 6 if last_bits > 0.37 * last else 7
+        lanes = min(max(int(_TAKEN_BACK * written.last_bits / STATE_BITS), least), _MOST_LANES)
+        taper = math.ceil(math.log2(_ROUNDED_UP * STATE_BITS / max(written.each_sign, 1e-3)))
+        return lanes, min(max(taper, MIN_TAPER), MAX_TAPER)
 
     @cached_property
     def _written(self) -> _Writer:

@@ -21,8 +21,8 @@ _LARGEST_OFFSET = 1024
 _SAMPLES = 3_000
 #: A feature stays only if it saves this many bits; it costs its weight's byte.
 _WORTH_BITS = 14.0
-#: Planes of fewer decisions have no features.
-_FEWEST = 200
+#: Planes of less information have no features.
+_LEAST_BITS = 600
 _MOST_ITERATIONS = 12
 _OF_RUNS = 4
 _ROWS_AT_ONCE = 512
@@ -124,9 +124,9 @@ def _start(plane: Plane, magnitude: np.ndarray, negative: np.ndarray, grid: Grid
     for axis in (1, 0):
         each = np.full(ones.shape[1 - axis], ones.shape[axis]) if members is None else np.count_nonzero(members, axis)
         priors.append(_prior(np.count_nonzero(ones, axis), each, k / n))
-    modelled = n >= _FEWEST and (plane.kind != "bit" or plane.r == plane.e - 1)
+    information = -(k * math.log2(k / n) + (n - k) * math.log2(1 - k / n))
     numbers = FeatureNumbers(len(grid.offsets))
-    allowed = numbers.allowed(plane.kind) if modelled else 0
+    allowed = numbers.allowed(plane.kind) if information >= _LEAST_BITS else 0
     switched_on = {k: 1 for k in range(numbers.count) if allowed >> k & 1}
     return PlaneSetting(None, mean, log_odds, priors[0], priors[1], switched_on)
 
@@ -166,6 +166,9 @@ class _Sample:
         index = np.concatenate(chosen)
         self._kept[number].append((ones[index], weight, {k: feature(index) for k, feature in features.items()}))
         return ones
+
+    def narrow(self, kept: int) -> None:
+        """Nothing to do."""
 
     def of(self, number: int) -> tuple[np.ndarray, np.ndarray, dict[int, np.ndarray]]:
         """Decisions, how many each stands for, and features of a plane's sample."""

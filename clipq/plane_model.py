@@ -107,6 +107,7 @@ class Statistics:
         return of_ones.take(self._ones) - of_zeros.take(self._all - self._ones) - (of_ones[0] - of_zeros[0])
 
 
+@lru_cache(maxsize=256)
 def _start(mean: int, prior: int) -> tuple[int, int]:
     """The ones and zeros, in sixteenths, that statistics start from."""
     q = int(logistic(np.array([mean * MEAN_STEP]))[0])

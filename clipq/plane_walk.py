@@ -24,6 +24,9 @@ class Decisions(Protocol):
         after: how many decisions follow these, where the plane is the layer's last one, otherwise None.
         """
 
+    def narrow(self, kept: int) -> None:
+        """The last slab's planes but the mask follow; in the last of them there are ``kept`` decisions."""
+
 
 class _Wanted(NamedTuple):
     """What somebody's weights ask to be known of a plane."""
@@ -55,6 +58,8 @@ class PlaneWalk:
             return _take_plane(known[number], None if parent is None else known[parent], items, decisions, size, last)
 
         kept = self._items.where(take(0, self._items))
+        if last:
+            decisions.narrow(kept.at.size)
         exponent = np.zeros(kept.at.size, np.uint8)
         items, inside, magnitude = kept, np.arange(kept.at.size), None
         for number, plane in enumerate(self.planes):

@@ -78,7 +78,7 @@ def logistic(s):
 class Lanes:
     def __init__(self, data, n_bits, lanes, taper):
         self.stream = [byte >> (7 - k) & 1 for byte in data for k in range(8)][:n_bits]
-        self.at, self.taper, self.last = 0, taper, 1 if lanes < 64 else 2
+        self.at, self.taper, self.last = 0, taper, 1 if lanes < 128 else 2
         self.states = [(1 << 21) + self.read(21) for _ in range(lanes)]
 
     def read(self, n):
@@ -89,15 +89,20 @@ class Lanes:
         assert self.at <= len(self.stream)
         return value
 
+    def narrow(self, to_come):
+        k = to_come >> self.taper
+        j = max(k.bit_length() - 3, 0)
+        keep = max(self.last, (k + 2**j - 1) // 2**j * 2**j)
+        closed, self.states = self.states[keep:], self.states[:keep]
+        for state in closed:
+            self.stream += [state >> k & 1 for k in range(20, -1, -1)]
+
     def run(self, n, decode, after=None):
         """decode(i, slot) -> symbol, share, start of the run's i-th symbol."""
         out = []
         while len(out) < n:
             if after is not None:
-                keep = max(self.last, (n - len(out) + after) >> self.taper)
-                closed, self.states = self.states[keep:], self.states[:keep]
-                for state in closed:
-                    self.stream += [state >> k & 1 for k in range(20, -1, -1)]
+                self.narrow(n - len(out) + after)
             step = min(len(self.states), n - len(out))
             for lane in range(step):
                 slot = self.states[lane] % 32768
@@ -224,6 +229,8 @@ def read_planes(reader, rows, columns, largest):
         number = {name: k for k, name in enumerate(names)}
         kept = [p for p, one in plane(0, None, places).items() if one]
         kept = [p for p in places if p in set(kept)]
+        if first + height == rows:
+            coder.narrow(len(kept))
         for i, j in kept:
             magnitude[first + i, j] = 1
         mine = kept

@@ -86,7 +86,7 @@ def test_lanes_cost_next_to_nothing(lanes: int) -> None:
 def test_steps_keep_a_lane_for_each_so_many_symbols_to_come() -> None:
     assert list(steps(10, 4, 1, None)) == [(4, 4), (4, 4), (2, 4)]
     assert list(steps(7, 4, 1, 0)) == [(3, 3), (2, 2), (1, 1), (1, 1)]
-    assert list(steps(7, 64, 2, 0)) == [(2, 2), (2, 2), (2, 2), (1, 2)]
+    assert list(steps(7, 128, 2, 0)) == [(2, 2), (2, 2), (2, 2), (1, 2)]
     assert list(steps(3, 4, 1, 3)) == [(3, 3)]
     assert list(steps(2, 1, 1, 0)) == [(1, 1), (1, 1)]
     assert list(steps(0, 4, 1, 0)) == []
