@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -88,7 +89,8 @@ def decide(plane: Plane, magnitude: np.ndarray) -> np.ndarray:
 def fit_planes(magnitude: np.ndarray, negative: np.ndarray, grid: Grid, largest: int) -> list[PlaneSetting]:
     """The settings of all planes for a layer's magnitudes (uint8 [R, C]) and negative weights (bool [R, C])."""
     every = planes(largest)
-    first = [_start(plane, magnitude, negative, grid) for plane in every]
+    kept = _Kept.of(magnitude, negative)
+    first = [_start(plane, kept, grid) for plane in every]
     sample = _Sample(Truth(magnitude, negative, grid, largest), first)
     walk = PlaneWalk(grid, largest, first)
     for start, stop in grid.slabs()[:2]:
@@ -97,38 +99,59 @@ def fit_planes(magnitude: np.ndarray, negative: np.ndarray, grid: Grid, largest:
     return [_fit(setting, sample.of(i)) for i, setting in enumerate(first)]
 
 
-def _members(plane: Plane, magnitude: np.ndarray) -> np.ndarray | None:
-    """Which weights a plane decides on, bool [R, C]; None for all."""
-    if plane.kind == "mask":
-        return None
-    if plane.kind == "bit":
-        return (magnitude >> plane.e) == 1
-    return magnitude >= (1 << max(plane.e - 1, 0))
+class _Kept(NamedTuple):
+    """Row, column, magnitude and sign of each kept weight of a layer of ``shape`` [R, C]."""
+
+    shape: tuple[int, int]
+    row: np.ndarray
+    column: np.ndarray
+    magnitude: np.ndarray
+    negative: np.ndarray
+
+    @classmethod
+    def of(cls, magnitude: np.ndarray, negative: np.ndarray) -> _Kept:
+        at = np.flatnonzero(magnitude)
+        row = at // max(magnitude.shape[1], 1)
+        column = at - row * magnitude.shape[1]
+        shape = (magnitude.shape[0], magnitude.shape[1])
+        return cls(shape, row, column, magnitude.reshape(-1).take(at), negative.reshape(-1).take(at))
+
+    def decisions(self, plane: Plane) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """Which kept weights a plane decides on, and which of those are ones (bool); None for all of them."""
+        if plane.kind == "mask":
+            return None, None
+        if plane.kind == "sign":
+            return None, self.negative
+        members = (self.magnitude >> plane.e) == 1 if plane.kind == "bit" else self.magnitude >= (1 << plane.e - 1)
+        return members, members & decide(plane, self.magnitude)
+
+    def counts(self, chosen: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        """How many of those chosen are in each row, and in each column."""
+        places = (self.row, self.column) if chosen is None else (self.row[chosen], self.column[chosen])
+        rows, columns = (np.bincount(place, minlength=n) for place, n in zip(places, self.shape, strict=True))
+        return rows, columns
 
 
-def _ones(plane: Plane, magnitude: np.ndarray, negative: np.ndarray) -> np.ndarray:
-    return negative if plane.kind == "sign" else decide(plane, magnitude)
-
-
-def _start(plane: Plane, magnitude: np.ndarray, negative: np.ndarray, grid: Grid) -> PlaneSetting:
+def _start(plane: Plane, kept: _Kept, grid: Grid) -> PlaneSetting:
     """Mean and priors of a plane; with all features switched on, if it is worth modelling, so that they are sampled."""
-    members, ones = _members(plane, magnitude), _ones(plane, magnitude, negative)
-    n = ones.size if members is None else int(np.count_nonzero(members))
-    ones = ones if members is None else ones & members
-    k = int(np.count_nonzero(ones))
+    members, chosen = kept.decisions(plane)
+    ones = kept.counts(chosen)
+    every = (
+        kept.counts(members)
+        if plane.kind != "mask"
+        else tuple(np.full(n, m) for n, m in (kept.shape, kept.shape[::-1]))
+    )
+    k, n = int(ones[0].sum()), int(every[0].sum())
     if k in (0, n):
         return PlaneSetting(constant=int(k > 0))
     log_odds = round(256 * math.log2((k + 0.5) / (n - k + 0.5)))
     mean = min(max(round(log_odds / MEAN_STEP), -128), 127)
-    priors = []
-    for axis in (1, 0):
-        each = np.full(ones.shape[1 - axis], ones.shape[axis]) if members is None else np.count_nonzero(members, axis)
-        priors.append(_prior(np.count_nonzero(ones, axis), each, k / n))
+    row_prior, column_prior = (_prior(some, of, k / n) for some, of in zip(ones, every, strict=True))
     information = -(k * math.log2(k / n) + (n - k) * math.log2(1 - k / n))
     numbers = FeatureNumbers(len(grid.offsets))
     allowed = numbers.allowed(plane.kind) if information >= _LEAST_BITS else 0
     switched_on = {k: 1 for k in range(numbers.count) if allowed >> k & 1}
-    return PlaneSetting(None, mean, log_odds, priors[0], priors[1], switched_on)
+    return PlaneSetting(None, mean, log_odds, row_prior, column_prior, switched_on)
 
 
 def _prior(ones: np.ndarray, every: np.ndarray, p: float) -> int:

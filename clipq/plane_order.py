@@ -8,6 +8,7 @@ is already known in part, and a whole phase is modelled at once.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -86,18 +87,19 @@ class Items(NamedTuple):
 
     def where(self, chosen: np.ndarray) -> Items:
         """Those with ``chosen`` (bool)."""
-        before = np.concatenate([[0], np.cumsum(chosen)])
-        return Items(self.at[chosen], self.row[chosen], self.column[chosen], before[self.ends])
+        which = chosen.nonzero()[0]
+        return Items(self.at[which], self.row[which], self.column[which], np.searchsorted(which, self.ends))
 
 
+@lru_cache(maxsize=1)
 def slab_items(grid: Grid, rows: int) -> Items:
-    """All positions of a slab of ``rows`` rows; its first row counts as row 0."""
+    """All positions of a slab of ``rows`` rows; its first row counts as row 0.  The last result is kept."""
     i, j = np.arange(rows, dtype=np.uint32)[:, None], np.arange(grid.columns, dtype=np.uint32)[None]
     phase = (i * np.uint32(ROW_STEP) + j * np.uint32(COLUMN_STEP)) >> np.uint32(1) >> np.uint32(31 - grid.phase_bits)
     phase = phase.astype(np.uint8).reshape(-1)
-    order = np.argsort(phase, kind="stable")
-    order = order.astype(np.int32)
-    row = order // np.int32(max(grid.columns, 1))
-    column = order - row * np.int32(grid.columns)
-    at = grid.margin + row * np.int32(grid.columns + grid.margin) + column
+    order = np.argsort(phase, kind="stable")  # intp, as everything that NumPy takes or counts by
+    row = order.astype(np.int32) // np.int32(max(grid.columns, 1))
+    row = row.astype(np.intp)
+    column = order - row * grid.columns
+    at = order + row * grid.margin + grid.margin
     return Items(at, row, column, np.cumsum(np.bincount(phase, minlength=2**grid.phase_bits)))

@@ -45,19 +45,17 @@ class PlaneWalk:
         self.parents = parents(self.planes)
         self.wanted = [self._wanted_of(i) for i in range(len(self.planes))]
         self.columns = [Statistics(grid.columns) for _ in self.planes]
-        self._items: Items | None = None
 
     def slab(self, rows: int, decisions: Decisions, last: bool) -> tuple[Items, np.ndarray, np.ndarray]:
         """Takes the next slab's decisions: the kept weights, their magnitudes, and which are negative."""
-        if self._items is None or self._items.at.size != rows * self.grid.columns:
-            self._items = slab_items(self.grid, rows)
+        every = slab_items(self.grid, rows)
         known = [_Known(self, number, rows) for number in range(len(self.planes))]
 
         def take(number: int, items: Items, size: np.ndarray | None = None, last: bool = False) -> np.ndarray:
             parent = self.parents[number]
             return _take_plane(known[number], None if parent is None else known[parent], items, decisions, size, last)
 
-        kept = self._items.where(take(0, self._items))
+        kept = every.where(take(0, every))
         if last:
             decisions.narrow(kept.at.size)
         exponent = np.zeros(kept.at.size, np.uint8)
