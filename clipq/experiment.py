@@ -17,6 +17,7 @@ from clipq import toml_config
 from clipq.conventions import Conventions
 from clipq.data.image_options import Preprocessing
 from clipq.errors import ExperimentError, SettingError
+from clipq.pruning_schedule import PruningSchedule
 from clipq.search_config import SearchConfig
 from clipq.train_config import TrainConfig
 
@@ -70,9 +71,13 @@ class LayersConfig:
 @dataclass(frozen=True)
 class EncodeConfig:
     """coder: ``fixed`` (relative index and b-bit codes, the size that the paper counts), ``entropy`` (smaller on disk),
-    ``best`` (the smaller one, for each layer)."""
+    ``best`` (the smaller one, for each layer).
+    tensors: the type to whose values all that is not pruned and quantized (biases, normalization) is rounded after the
+        training, where it has more digits; ``as_trained`` keeps it exactly.
+    """
 
     coder: Literal["fixed", "entropy", "best"] = "fixed"
+    tensors: Literal["as_trained", "float16", "bfloat16"] = "as_trained"
 
 
 @dataclass(frozen=True)
@@ -109,6 +114,7 @@ class Experiment:
     search: SearchConfig = field(default_factory=SearchConfig)
     layers: LayersConfig = field(default_factory=LayersConfig)
     conventions: Conventions = field(default_factory=Conventions)
+    schedule: PruningSchedule = field(default_factory=PruningSchedule)
     encode: EncodeConfig = field(default_factory=EncodeConfig)
     run: RunConfig = field(default_factory=RunConfig)
 

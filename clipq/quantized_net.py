@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -108,3 +108,13 @@ class QuantizedNet:
         state.update(self.tensors)
         state.update({alias: state[name] for alias, name in self.aliases.items()})
         return state
+
+    def rounded(self, dtype: str) -> QuantizedNet:
+        """The same with each floating tensor rounded to the values of ``dtype`` (``float16``, ``bfloat16``), where that
+        has fewer digits; its type stays.  (DEVIATIONS.md, D13.)"""
+        coarse = WEIGHT_DTYPES[dtype]
+        tensors = {
+            name: t.to(coarse).to(t.dtype) if t.dtype in (torch.float64, torch.float32) else t
+            for name, t in self.tensors.items()
+        }
+        return replace(self, tensors=tensors)

@@ -16,7 +16,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -207,12 +207,18 @@ class Run:
 
     def _train(self, model: nn.Module, settings: dict[str, LayerSetting]) -> WsTrainResult:
         layers = compressible_layers(model, self.experiment.layers.include, self.experiment.layers.exclude)
-        return self._fit(
+        trained: WsTrainResult = self._fit(
             model, self.experiment.train, "CLIP-Q", self.files.train,
             lambda *args, **options: ws_train(
-                args[0], layers, settings, args[1], args[2], conventions=self.experiment.conventions, **options
+                args[0], layers, settings, args[1], args[2],
+                conventions=self.experiment.conventions, schedule=self.experiment.schedule, **options,
             ),
         )  # fmt: skip
+        if self.experiment.encode.tensors == "as_trained":
+            return trained
+        net = trained.net.rounded(self.experiment.encode.tensors)
+        model.load_state_dict(net.state_dict())
+        return replace(trained, net=net)
 
     def _fit(
         self, model: nn.Module, config: TrainConfig, title: str, path: Path, trainer: Callable[..., Any] = fit

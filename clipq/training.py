@@ -81,6 +81,7 @@ def fit(
     checkpoints: Checkpoints | None = None,
     progress: Progress | None = None,
     stop: Callable[[], bool] = lambda: False,
+    before_step: Callable[[float], None] | None = None,
     log_every: int = 50,
 ) -> History:
     """Trains ``model`` in place; at the end it holds the weights of the epoch with the lowest validation error.
@@ -96,6 +97,7 @@ def fit(
     amp: mixed precision (bfloat16 where the GPU has it, else float16), on a GPU only.
     checkpoints: where the state is saved, and taken up again.
     stop: asked after every step whether to save and leave.
+    before_step: called before each step with how much of the training is done, in [0, 1).
 
     Raises:
         TrainingError: a loss that is NaN or Inf, or weights under pruning-quantization; names epoch, step and layer.
@@ -121,6 +123,8 @@ def fit(
         for batch in progress.steps(_rest(batches, trained), n_steps, state.epoch, config.epochs, state.step):
             step = state.epoch * n_steps + state.step
             set_learning_rate(optimizer, learning_rate(config, step, n_steps))
+            if before_step:
+                before_step(step / (config.epochs * n_steps))
             result = _train_step(trained, replica, batch, caster, config)
             state.totals = [a + b for a, b in zip(state.totals, result, strict=True)]
             state.step += 1

@@ -17,6 +17,7 @@ from torch import nn
 from clipq.bits import layer_bits
 from clipq.conventions import Conventions
 from clipq.layers import CompressibleLayer
+from clipq.pruning_schedule import PruningSchedule
 from clipq.quantized_net import LayerSetting, QuantizedNet
 from clipq.train_config import TrainConfig
 from clipq.training import Epochs, History, Measure, fit
@@ -42,6 +43,7 @@ def ws_train(
     config: TrainConfig,
     *,
     conventions: Conventions = Conventions(),  # noqa: B008 (frozen)
+    schedule: PruningSchedule = PruningSchedule(),  # noqa: B008 (frozen)
     validate: Callable[[nn.Module], float] | None = None,
     **options: Any,
 ) -> WsTrainResult:
@@ -50,6 +52,7 @@ def ws_train(
     Whatever ends the training early leaves a plain network with the full-precision weights of that moment.
 
     layers: from ``compressible_layers``.  settings: layer name -> (p, b).
+    schedule: of the pruning rates; whatever it says, ``validate`` sees the network with ``settings``.
     epochs, config, validate and options: as ``clipq.training.fit`` takes them.
 
     Returns:
@@ -60,7 +63,21 @@ def ws_train(
     """
     with share_weights(layers, settings, conventions) as shared:
         options.setdefault("measure", _measure(shared.by_layer, conventions))
-        history = fit(model, epochs, config, validate=validate, **options) if config.epochs else History()
+
+        def prune(progress: float) -> None:
+            share = schedule.share(progress)
+            for name, theta in settings.items():
+                shared.by_layer[name].setting = LayerSetting(share * theta.p, theta.b)
+
+        def validate_at_the_end(network: nn.Module) -> float:
+            prune(1.0)
+            return validate(network) if validate else float("nan")
+
+        history = (
+            fit(model, epochs, config, validate=validate and validate_at_the_end, before_step=prune, **options)
+            if config.epochs
+            else History()
+        )
     net = quantized_net(model, layers, settings, conventions)
     full_precision = {layer.name: layer.weight.detach().clone() for layer in layers}
     keep_quantized(layers, net)

@@ -99,4 +99,18 @@ DEVIATIONS = (
         "The linear order is the same, so index streams need no transposition.",
         None, "tests/test_parity.py",
     ),
+    Deviation(
+        "D12", "A pruning rate that rises (off by default)",
+        "p from the first iteration to the last.",
+        "With `schedule.ramp` > 0 the rate rises to p over that part of the fine-tuning.",
+        "At high rates the other weights need time to take over. The experiments named `_small` use it.",
+        "clipq.pruning_schedule:PruningSchedule", "tests/test_pruning_schedule.py",
+    ),
+    Deviation(
+        "D13", "Biases of fewer digits (off by default)",
+        "Nothing is said of biases and normalization.",
+        "With `encode.tensors` they are rounded to float16 or bfloat16 after the training, before any error is measured.",
+        "In a network that is 300 times smaller they are a third of the file. The experiments named `_small` use it.",
+        "clipq.experiment:EncodeConfig.tensors", "tests/test_pruning_schedule.py",
+    ),
 )  # fmt: skip

@@ -1,0 +1,80 @@
+"""Runs on MNIST that share their dense networks, and what is kept of their reports."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from clipq.atomic_file import write_text
+from clipq.checkpoint import CheckpointFile
+from clipq.data import load_dataset
+from clipq.decode_sparse_quantized_net_v2 import decode_sparse_quantized_net_v2
+from clipq.encode_sparse_quantized_net_v2 import encode_sparse_quantized_net_v2
+from clipq.experiment import load_experiment
+from clipq.networks import build_network
+from clipq.progress import ProgressBars
+from clipq.run import Run
+from clipq.train_state import seed_everything
+from clipq.training import fit, top1_error
+
+NETWORKS = ("lenet300100", "lenet5")
+KEPT = ("provenance", "experiment", "config", "network", "data", "error", "size", "layers", "seconds")
+
+
+def dense_network(network: str, seed: int, folder: Path, overrides: Mapping[str, str]) -> Path:
+    """The dense network of ``mnist_<network>`` with this seed, trained once: a file of its state dict in ``folder``."""
+    path = folder / f"{network}-dense-{seed}.pt"
+    if path.is_file():
+        return path
+    experiment = load_experiment(f"mnist_{network}", {**overrides, "run.seed": str(seed)})
+    if experiment.run.threads:
+        torch.set_num_threads(experiment.run.threads)
+    data = load_dataset("mnist", Path(d) if (d := experiment.data.data_dir) else None, None)
+    seed_everything(seed)
+    model = build_network(network, n_classes=data.n_classes, input_shape=data.input_shape)
+    folder.mkdir(parents=True, exist_ok=True)
+    fit(
+        model,
+        lambda epoch: data.loader("train", experiment.dense.batch_size, train=True, seed=seed, epoch=epoch),
+        experiment.dense,
+        validate=lambda m: top1_error(m, data.loader("val", data.evaluation_batch)),
+        seed=seed,
+        checkpoints=CheckpointFile(path.with_suffix(".ckpt"), {"data set": data.sha256, "dense": experiment.to_toml()}),
+        progress=ProgressBars(f"{network}, dense, seed {seed}"),
+    )
+    partial = path.with_suffix(".partial")
+    torch.save(model.state_dict(), partial)
+    partial.replace(path)
+    return path
+
+
+def run_once(experiment: str, overrides: Mapping[str, str], folder: Path, kept: Path) -> dict[str, Any]:
+    """What is kept of a run's report, in ``kept``; a run that is complete is not repeated, one that was killed goes on.
+
+    ``size.best`` is the file's size with the smallest coder for each layer, whatever coder the run used.
+    """
+    run = Run(load_experiment(experiment, overrides), folder, resume=True)
+    report = json.loads(run.files.report.read_text("utf-8")) if run.files.report.is_file() else run()
+    short = {key: report[key] for key in KEPT}
+    net = decode_sparse_quantized_net_v2(run.files.clipq)
+    short["size"]["best"] = len(encode_sparse_quantized_net_v2(net, "best").to_bytes())
+    short["history"] = [
+        {k: round(v, 5) for k, v in epoch.items() if k != "seconds"} for epoch in report["history"]["train"]["epochs"]
+    ]
+    short["config"]["network"]["weights"] = Path(short["config"]["network"]["weights"]).name
+    short["config"]["data"]["data_dir"] = ""
+    short["provenance"]["command"] = without_folders(short["provenance"]["command"])
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    write_text(kept, json.dumps(short, indent=1) + "\n")
+    print(f"{kept.name}: {short['size']['ratio']:.1f}x, error {short['error']['decoded_test']:.2%}", flush=True)
+    return short
+
+
+def without_folders(command: str) -> str:
+    """The command with the names of files alone: what lies where on this machine is of no use on another."""
+    return shlex.join(Path(word).name if "/" in word else word for word in shlex.split(command))
