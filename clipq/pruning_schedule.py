@@ -12,7 +12,7 @@ class PruningSchedule:
     """Each layer's pruning rate is ``share(progress)`` times its p: first few weights are pruned, then more and more
     slowly more, so that the others have time to take over.
 
-    ramp: the part of the fine-tuning over which the rate rises, in [0, 1]; 0: p from the first step on, as in the paper.
+    ramp: the part of the fine-tuning over which the rate rises, in [0, 1]; 0: p from the first step on (the paper).
     start: the share of p at the first step, in [0, 1].
     """
 

@@ -109,7 +109,7 @@ DEVIATIONS = (
     Deviation(
         "D13", "Biases of fewer digits (off by default)",
         "Nothing is said of biases and normalization.",
-        "With `encode.tensors` they are rounded to float16 or bfloat16 after the training, before any error is measured.",
+        "With `encode.tensors` they are rounded to float16 or bfloat16 after the training, before errors are measured.",
         "In a network that is 300 times smaller they are a third of the file. The experiments named `_small` use it.",
         "clipq.experiment:EncodeConfig.tensors", "tests/test_pruning_schedule.py",
     ),
