@@ -1,4 +1,4 @@
-"""Ratios measured side by side in one run: ``python scripts/benchmark.py speed``.
+"""Ratios measured side by side in one run: ``python scripts/benchmark.py speed`` or ``codec``.
 
 Machines differ and are shared, so nothing here is a time alone: every figure stands beside what it is compared with,
 measured in turn with it, and the table names the hardware.
@@ -27,6 +27,9 @@ from clipq.provenance import provenance
 from clipq.quantized_net import LayerSetting
 from clipq.weight_sharing import share_weights
 from clipq.ws_learn_one_layer import ws_learn_one_layer
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from scripts import benchmark_codec
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 LARGE_LAYER = 37_748_736  # AlexNet's fc6
@@ -123,8 +126,11 @@ def speed(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def main(argv: list[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["codec"]:
+        return benchmark_codec.main(argv[1:])
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["speed"], help="which table")
+    parser.add_argument("what", choices=["speed", "codec"], help="which table; codec has options of its own")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="as torch names it")
     parser.add_argument("--threads", type=int, default=0, help="of torch; 0 leaves its choice")
     parser.add_argument("--weights", type=int, default=LARGE_LAYER, help="in the large layer")

@@ -1,10 +1,11 @@
-"""The file's coders beside others, on the same weights in one run: ``python scripts/benchmark_codec.py``.
+"""The file's coders beside others, on the same weights in one run: ``python scripts/benchmark.py codec``.
 
-Sets: Caffe's LeNets as ``--data-dir`` or CLIPQ_DATA has them, pruned and quantized in one go (p = 0.9, b = 4); Deep
-Compression's SqueezeNet from there; independent weights, 5 million and AlexNet's 61 million (``--large``); and any
-``.clipq`` files that are named.  Each coder's bytes are those of the layers, codebooks in, biases left out; H0 is the
+Sets: any ``.clipq`` files that are named, each under its file's name; Caffe's LeNets as ``--data-dir`` or CLIPQ_DATA
+has them, pruned and quantized in one go (p = 0.9, b = 4); Deep Compression's SqueezeNet from there; 5 million weights,
+once independent and once with rows and columns of different strength; AlexNet's 61 million independent ones.  Each
+coder's bytes are those of the layers, codebooks in, biases left out (ours: with names, shapes and checksums); H0 is the
 zeroth-order entropy of the codes.  Speeds are MB of float32 weights a second, the best of three.  Other coders run in
-the interpreter that ``--rivals`` names (by default this one), with what is installed there.
+the interpreter that ``--rivals`` or CLIPQ_RIVALS names (by default this one), with what is installed there.
 """
 
 from __future__ import annotations
@@ -13,18 +14,17 @@ import argparse
 import heapq
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from clipq.atomic_file import write_text
+from clipq.bit_stream import pack_bits, unpack_bits
 from clipq.bits import Coder, layer_bits
 from clipq.caffemodel import read_caffemodel
 from clipq.decode_sparse_quantized_net_v2 import decode_sparse_quantized_net_v2
@@ -33,12 +33,12 @@ from clipq.encode_sparse_quantized_net_v2 import encode_sparse_quantized_net_v2
 from clipq.pretrained import caffe_state_dict
 from clipq.provenance import provenance
 from clipq.quantized_net import QuantizedLayer, QuantizedNet
-from clipq.relative_index import relative_index
+from clipq.relative_index import RelativeIndex, expand, relative_index
 from clipq.ws_learn_one_layer import ws_learn_one_layer
+from scripts.codec_rivals import Measured, measured
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parent / "results" / "codec"
-REPEATS = 3
 Layers = tuple[QuantizedLayer, ...]
 Row = dict[str, Any]
 
@@ -59,7 +59,14 @@ def independent(name: str, shape: tuple[int, ...], seed: int) -> QuantizedLayer:
     return one_shot(name, np.random.default_rng(seed).laplace(size=shape).astype(np.float32))
 
 
-def sets(data_dir: Path | None, large: bool, files: list[Path]) -> Iterator[tuple[str, Layers]]:
+def uneven(name: str, shape: tuple[int, int], seed: int) -> QuantizedLayer:
+    """Laplace weights whose scale is a row's times a column's."""
+    rng = np.random.default_rng(seed)
+    scale = np.outer(rng.gamma(1.0, size=shape[0]), rng.gamma(1.0, size=shape[1]))
+    return one_shot(name, (rng.laplace(size=shape) * scale).astype(np.float32))
+
+
+def sets(data_dir: Path | None, files: list[Path]) -> Iterator[tuple[str, Layers]]:
     """The named sets of layers."""
     for path in files:
         yield path.stem, decode_sparse_quantized_net_v2(path).layers
@@ -72,9 +79,12 @@ def sets(data_dir: Path | None, large: bool, files: list[Path]) -> Iterator[tupl
             )
         for path in (data_dir / "deep-compression").glob("*SqueezeNet*"):
             yield "SqueezeNet (Deep Compression)", read_deep_compression(path).layers
+    yield "5 M Laplace, uneven rows and columns", (uneven("w", (2000, 2500), 0),)
     yield "5 M independent Laplace", (independent("w", (2000, 2500), 0),)
-    if large:
-        yield "61 M independent Laplace", tuple(independent(f"w{i}", shape, i) for i, shape in enumerate(ALEXNET))
+    yield (
+        "61 M independent Laplace, AlexNet's shapes",
+        tuple(independent(f"w{i}", shape, i) for i, shape in enumerate(ALEXNET)),
+    )
 
 
 def entropy_bytes(layers: Layers) -> float:
@@ -103,29 +113,50 @@ def ours(layers: Layers, coder: Coder) -> Row:
         bits = [layer_bits(layer.codes, layer.b, coder=coder, levels=layer.levels) for layer in layers]
         return sum(bits) // 8
 
-    data, encode_seconds = timed(encode)
-    decoded, decode_seconds = timed(lambda: decode_sparse_quantized_net_v2(data))
-    counted, count_seconds = timed(count)
+    data, encoded = measured(encode)
+    decoded, read = measured(lambda: decode_sparse_quantized_net_v2(data))
+    counted, counting = measured(count)
+    same = all(np.array_equal(x.codes, y.codes) for x, y in zip(layers, decoded.layers, strict=True))
+    row = row_of(f"clipq {coder}", len(data), encoded, read, same)
+    sections = sum(layer.n_bytes for layer in encode_sparse_quantized_net_v2(net, coder).layers)
+    return row | {"counted": counted, "sections": sections, "count_seconds": counting.seconds}
+
+
+def row_of(coder: str, n_bytes: int, encode: Measured, decode: Measured, lossless: bool) -> Row:
+    """A coder's row of the table: seconds, and bytes of memory at the peak."""
     return {
-        "coder": f"clipq {coder}", "bytes": len(data), "encode": encode_seconds, "decode": decode_seconds,
-        "lossless": all(np.array_equal(x.codes, y.codes) for x, y in zip(layers, decoded.layers, strict=True)),
-        "counted": counted, "count": count_seconds,
-        "sections": sum(layer.n_bytes for layer in encode_sparse_quantized_net_v2(net, coder).layers),
-        "peak_memory": {"encode": peak(encode), "decode": peak(lambda: decode_sparse_quantized_net_v2(data))},
+        "coder": coder, "bytes": n_bytes, "encode": encode.seconds, "decode": decode.seconds, "lossless": lossless,
+        "encode_memory": encode.peak, "decode_memory": decode.peak,
     }  # fmt: skip
 
 
 def relative_5_bits(layers: Layers) -> list[Row]:
-    """Deep Compression's scheme: 5-bit relative index and b-bit codes; and the same two streams with Huffman's code."""
-    plain = huffman = 0.0
-    for layer in layers:
-        index = relative_index(layer.codes, 5)
-        plain += index.n_entries * (5 + layer.b) / 8
-        huffman += huffman_bytes(index.gaps) + huffman_bytes(index.codes)
+    """Deep Compression's scheme: 5-bit relative index and b-bit codes; and the size of the two with Huffman's code."""
+
+    def encode() -> list[tuple[int, bytes, bytes]]:
+        streams = [relative_index(layer.codes, 5) for layer in layers]
+        return [
+            (s.n_entries, pack_bits(s.gaps, 5), pack_bits(s.codes, layer.b))
+            for s, layer in zip(streams, layers, strict=True)
+        ]
+
+    def decode() -> list[np.ndarray]:
+        back = []
+        for layer, (n, gaps, codes) in zip(layers, packed, strict=True):
+            index = unpack_bits(gaps, 5, n).astype(np.uint32)
+            back.append(expand(RelativeIndex(5, index, unpack_bits(codes, layer.b, n)), layer.codes.size))
+        return back
+
+    packed, encoded = measured(encode)
+    back, decoded = measured(decode)
+    same = all(np.array_equal(x.codes.reshape(-1), y) for x, y in zip(layers, back, strict=True))
     codebooks = codebook_bytes(layers)
+    size = sum(len(gaps) + len(codes) for _, gaps, codes in packed) + codebooks
+    streams = [relative_index(layer.codes, 5) for layer in layers]
+    huffman = round(sum(huffman_bytes(s.gaps) + huffman_bytes(s.codes) for s in streams)) + codebooks
     return [
-        {"coder": "relative index 5 bits + codes", "bytes": round(plain) + codebooks},
-        {"coder": "the same with Huffman", "bytes": round(huffman) + codebooks},
+        row_of("relative index 5 bits + codes", size, encoded, decoded, same),
+        {"coder": "the same with Huffman's code (counted)", "bytes": huffman},
     ]
 
 
@@ -164,31 +195,6 @@ def rivals(layers: Layers, python: str) -> list[Row]:
     return rows
 
 
-def timed(work: Callable[[], Any]) -> tuple[Any, float]:
-    """The result, and the least of a few times."""
-    times = []
-    for _ in range(REPEATS):
-        started = time.perf_counter()
-        result = work()
-        times.append(time.perf_counter() - started)
-    return result, min(times)
-
-
-def peak(work: Callable[[], Any]) -> int | None:
-    """Bytes of memory that ``work`` takes at its peak beyond what there was; None where the system does not say."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-        before = _status("VmHWM")
-        work()
-        return max(_status("VmHWM") - before, 0)
-    except OSError:
-        return None
-
-
-def _status(field: str) -> int:
-    return 1024 * int(re.findall(rf"{field}:\s+(\d+)", Path("/proc/self/status").read_text())[0])
-
-
 def measure(name: str, layers: Layers, python: str) -> Row:
     """All coders on one set."""
     n, h0 = sum(layer.codes.size for layer in layers), entropy_bytes(layers)
@@ -196,35 +202,41 @@ def measure(name: str, layers: Layers, python: str) -> Row:
     print(f"\n{name}: {n:,} weights, H0 {h0:,.0f} bytes, codebooks {codebook_bytes(layers):,}")
     for row in rows:
         row["times_h0"] = row["bytes"] / h0
-        speeds = [4e-6 * n / row[what] for what in ("encode", "decode") if row.get(what)]
-        print(
-            f"  {row['coder']:<62} {row['bytes']:>10,} {row['times_h0']:6.3f}  "
-            f"{' / '.join(f'{s:,.0f}' for s in speeds):>14}  {'' if row.get('lossless', True) else 'NOT LOSSLESS'}"
-        )
-        if row.get("peak_memory") and row["peak_memory"]["decode"] is not None:
-            shares = ", ".join(f"{what} {size / (4 * n):.2f}" for what, size in row["peak_memory"].items())
-            print(f"  {'':<62} counted {row['counted'] / row['sections'] - 1:+.2%}; memory / float32: {shares}")
+        print(f"  {row['coder']:<62} {row['bytes']:>10,} {row['times_h0']:6.3f}  {_speeds(row, n)}")
+        if "counted" in row:
+            print(f"  {'':<62} counted {row['counted'] / row['sections'] - 1:+.2%} in {row['count_seconds']:.3f} s")
     return {"set": name, "weights": n, "h0": h0, "codebooks": codebook_bytes(layers), "rows": rows}
 
 
+def _speeds(row: Row, n: int) -> str:
+    """Speed and memory of a row, for reading; whether it was lossless."""
+    if "encode" not in row:
+        return ""
+    speeds = " / ".join(f"{4e-6 * n / row[what]:,.0f}" for what in ("encode", "decode"))
+    memory = [row[f"{what}_memory"] for what in ("encode", "decode")]
+    shares = " / ".join("-" if m is None else f"{m / (4 * n):.2f}" for m in memory)
+    return f"{speeds:>13} MB/s  memory {shares} float32  {'' if row['lossless'] else 'NOT LOSSLESS'}"
+
+
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="benchmark.py codec", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("files", nargs="*", type=Path, help=".clipq files of trained networks")
     parser.add_argument(
         "--data-dir", type=Path, default=os.environ.get("CLIPQ_DATA"), help="folder of Caffe's networks"
     )
-    parser.add_argument("--large", action="store_true", help="61 million weights too")
-    parser.add_argument("--rivals", default=sys.executable, help="Python with brotli, zstandard, constriction, nncodec")
+    parser.add_argument(
+        "--rivals",
+        default=os.environ.get("CLIPQ_RIVALS", sys.executable),
+        help="Python with brotli, zstandard, constriction, nncodec",
+    )
     parser.add_argument("--save", action="store_true", help="write results/codec/benchmark.json")
     arguments = parser.parse_args(argv)
     report: Row = {"provenance": provenance(0), "sets": []}
-    for name, layers in sets(arguments.data_dir and Path(arguments.data_dir), arguments.large, arguments.files):
+    for name, layers in sets(arguments.data_dir and Path(arguments.data_dir), arguments.files):
         report["sets"].append(measure(name, layers, arguments.rivals))
     if arguments.save:
         RESULTS.mkdir(parents=True, exist_ok=True)
         write_text(RESULTS / "benchmark.json", json.dumps(report, indent=1) + "\n")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

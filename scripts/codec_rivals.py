@@ -13,17 +13,21 @@ import contextlib
 import io
 import json
 import lzma
+import re
 import sys
 import time
 import zlib
 from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import version
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
 REPEATS = 3
+#: What takes longer than this is not repeated.
+ENOUGH_SECONDS = 5.0
 Layers = list[tuple[np.ndarray, np.ndarray]]
 Row = dict[str, Any]
 
@@ -37,26 +41,54 @@ def symbols_as_bytes(codes: np.ndarray) -> bytes:
     return (even[0::2] | even[1::2] << 4).tobytes()
 
 
-def timed(work: Callable[[], Any]) -> tuple[Any, float]:
-    """The result, and the least of a few times."""
-    times = []
-    for _ in range(REPEATS):
+class Measured(NamedTuple):
+    """Seconds, the least of a few times; and bytes of memory taken at the peak of the first, None if not known."""
+
+    seconds: float
+    peak: int | None
+
+
+def measured(work: Callable[[], Any]) -> tuple[Any, Measured]:
+    """What ``work`` gives, and what it takes."""
+    times: list[float] = []
+    memory: int | None = None
+    while len(times) < REPEATS and sum(times) < ENOUGH_SECONDS:
+        before = _reset_peak() if not times else None
         started = time.perf_counter()
         result = work()
         times.append(time.perf_counter() - started)
-    return result, min(times)
+        if before is not None:
+            memory = max(_peak() - before, 0)
+    return result, Measured(min(times), memory)
+
+
+def _reset_peak() -> int | None:
+    """Sets the process's peak to what it holds now, and gives it; None where the system cannot."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return None
+    return _peak()
+
+
+def _peak() -> int:
+    return 1024 * int(re.findall(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[0])
+
+
+def _row(coder: str, n_bytes: int, encode: Measured, decode: Measured, lossless: bool) -> Row:
+    return {
+        "coder": coder, "bytes": n_bytes, "encode": encode.seconds, "decode": decode.seconds, "lossless": lossless,
+        "encode_memory": encode.peak, "decode_memory": decode.peak,
+    }  # fmt: skip
 
 
 def general_purpose(
     name: str, compress: Callable[[bytes], bytes], decompress: Callable[[bytes], bytes], layers: Layers
 ) -> Row:
     raw = [symbols_as_bytes(codes) for codes, _ in layers]
-    packed, encode = timed(lambda: [compress(data) for data in raw])
-    back, decode = timed(lambda: [decompress(data) for data in packed])
-    return {
-        "coder": f"4- or 8-bit symbols + {name}", "bytes": sum(map(len, packed)), "encode": encode, "decode": decode,
-        "lossless": back == raw,
-    }  # fmt: skip
+    packed, encode = measured(lambda: [compress(data) for data in raw])
+    back, decode = measured(lambda: [decompress(data) for data in packed])
+    return _row(f"4- or 8-bit symbols + {name}", sum(map(len, packed)), encode, decode, back == raw)
 
 
 def with_constriction(layers: Layers) -> Row:
@@ -81,17 +113,15 @@ def with_constriction(layers: Layers) -> Row:
             out.append(ans.get_compressed())
         return out
 
-    packed, encode_time = timed(encode)
-    back, decode_time = timed(
+    packed, encoded = measured(encode)
+    back, decoded = measured(
         lambda: [coder(p).decode(model, s.size) for p, model, s in zip(packed, family, streams, strict=True)]
     )
     escapes = sum(int(np.count_nonzero(s == 255)) for s in streams[0::2])
     size = sum(4 * p.size for p in packed) + sum(2 * int(np.count_nonzero(t > 0.5)) for t in tables) + 4 * escapes
-    return {
-        "coder": f"gaps and codes, static tables, ANS (constriction {version('constriction')})", "bytes": size,
-        "encode": encode_time, "decode": decode_time,
-        "lossless": all(np.array_equal(a, b) for a, b in zip(back, streams, strict=True)),
-    }  # fmt: skip
+    same = all(np.array_equal(a, b) for a, b in zip(back, streams, strict=True))
+    name = f"gaps and codes, static tables, ANS (constriction {version('constriction')})"
+    return _row(name, size, encoded, decoded, same)
 
 
 def with_nncodec(layers: Layers) -> Row:
@@ -103,16 +133,10 @@ def with_nncodec(layers: Layers) -> Row:
         "row_skipping": True, "param_opt": True, "verbose": False, "results": "/tmp",
     }  # fmt: skip
     with contextlib.redirect_stdout(io.StringIO()):
-        started = time.perf_counter()
-        stream = nn.encode(dict(weights), options)
-        encode = time.perf_counter() - started
-        started = time.perf_counter()
-        back = nn.decode(stream)
-        decode = time.perf_counter() - started
-    return {
-        "coder": f"DeepCABAC (NNCodec {version('nncodec')})", "bytes": len(stream), "encode": encode, "decode": decode,
-        "lossless": all(np.array_equal(np.asarray(back[name]), value) for name, value in weights.items()),
-    }  # fmt: skip
+        stream, encode = measured(lambda: nn.encode(dict(weights), options))
+        back, decode = measured(lambda: nn.decode(stream))
+    same = all(np.array_equal(np.asarray(back[name]), value) for name, value in weights.items())
+    return _row(f"DeepCABAC (NNCodec {version('nncodec')})", len(stream), encode, decode, same)
 
 
 def main() -> None:
