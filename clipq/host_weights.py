@@ -1,8 +1,9 @@
 """A layer's weights in the computer's own memory: what pruning-quantization asks of them, in few passes.
 
-The weights are taken in chunks that stay in a core's cache.  Only those at or above a band around the clip are
-looked at closely: the band comes from a sample, or from the last clip, and the counts prove whether it holds the
-wanted order statistic; where it does not, the whole layer is searched.  So every result is exact.
+The weights are taken in chunks that stay in a core's cache.  Only the candidates, those that are kept or lie just below
+the clip, are looked at closely, sorted: order statistics, counts and sums are then read off by index.  Where the
+candidates begin comes from a sample, or from the last clips, and the counts prove whether they are enough; where they
+are not, all weights are candidates.  So every result is exact.
 """
 
 from __future__ import annotations
@@ -10,13 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from math import ceil, floor, inf, sqrt
+from math import ceil, floor, inf, isfinite, sqrt
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
-
-from clipq.order_statistic import Rank, magnitude_pair
 
 _CHUNK = 1 << 18
 _SAMPLE = 1 << 15
@@ -24,6 +23,14 @@ _COMPARE_UP_TO = 32  # so many thresholds are compared faster one by one than se
 _NEAR = 1 / 64  # half-width of the band around a guessed clip, relative to it
 _PARTS_TO_SHARE = 8  # parts from which on several threads pay
 T = TypeVar("T")
+
+
+class Rank(NamedTuple):
+    """The k-th smallest magnitude of the n weights of one ``sign`` (-1, 1), or of all n (0), 0 <= k <= n."""
+
+    sign: int
+    n: int
+    k: int
 
 
 class Survey(NamedTuple):
@@ -43,37 +50,65 @@ class _Band(NamedTuple):
     high: float
 
 
+class _Candidates(NamedTuple):
+    """Those of one chunk.
+
+    where: their positions; None: the whole chunk.
+    values: in that order.  ascending: sorted.
+    """
+
+    where: np.ndarray | None
+    values: np.ndarray
+    ascending: np.ndarray
+
+    def magnitudes(self, sign: int) -> np.ndarray:
+        """Of one sign, or of all (0), ascending."""
+        if sign == 0:
+            return np.sort(np.abs(self.ascending))
+        zero = self.ascending.dtype.type(0)
+        if sign > 0:
+            return self.ascending[self.ascending.searchsorted(zero, side="right") :]
+        return -self.ascending[: self.ascending.searchsorted(zero)][::-1]
+
+
 class HostWeights:
     """The weights of one layer.
 
     x: float32 or float64 [n].
+    p: about the share that is pruned of each sign's weights, or, with ``joint``, of all.
     near: a guess of the clips (c_neg, c_pos), such as the last step's.
     """
 
-    def __init__(self, x: torch.Tensor, near: tuple[float, float] | None = None) -> None:
+    def __init__(self, x: torch.Tensor, p: float, joint: bool, near: tuple[float, float] | None = None) -> None:
         self._x = x.numpy()
-        self._near = near
         self._parts = [self._x[start : start + _CHUNK] for start in range(0, len(x), _CHUNK)]
-        self._low = inf
-        self._candidates: list[np.ndarray] = []  # positions, in each part, of magnitudes >= _low
         self._codes: list[np.ndarray] = []  # of the candidates
         self._also_pruned: np.ndarray | None = None
+        self._bands = {sign: self._likely_band(sign, p, near) for sign in ((0,) if joint else (-1, 1))}
+        first, last = self._bands[0 if joint else -1], self._bands[0 if joint else 1]
+        self._take_candidates(first.low, last.low)
 
     def survey(self) -> Survey:
-        """Counts and extremes in one pass."""
-        found = _each(_survey, self._parts)
-        counts = np.array([s[:2] for s in found], dtype=np.int64).reshape(-1, 2).sum(0)
-        lowest, highest = min((s[2] for s in found), default=0.0), max((s[3] for s in found), default=0.0)
-        finite = -inf < lowest and highest < inf and not any(s[4] for s in found)
-        n_bad = 0 if finite else int(np.count_nonzero(~np.isfinite(self._x)))
-        return Survey(int(counts[0]), int(counts[1]), max(0.0, -lowest), max(0.0, highest), n_bad)
+        """Counts and extremes."""
+        counts = _each(lambda part: (np.count_nonzero(part < 0), np.count_nonzero(part > 0)), self._parts)
+        n_neg, n_pos = (int(sum(side)) for side in zip(*counts, strict=True)) if counts else (0, 0)
+        ends = [(float(c.ascending[0]), float(c.ascending[-1])) for c in self._candidates if len(c.ascending)]
+        if any(not isfinite(end) for pair in ends for end in pair):  # NaN is sorted to the end
+            return Survey(n_neg, n_pos, 0.0, 0.0, int(np.count_nonzero(~np.isfinite(self._x))))
+        lowest, highest = min((end[0] for end in ends), default=0.0), max((end[1] for end in ends), default=0.0)
+        if (n_neg and lowest >= 0) or (n_pos and highest <= 0):  # a guess beyond the extreme
+            lowest, highest = float(self._x.min()), float(self._x.max())
+        return Survey(n_neg, n_pos, max(0.0, -lowest), max(0.0, highest), 0)
 
-    def magnitudes(self, ranks: Sequence[Rank]) -> list[tuple[float, float]]:
-        """m_k and m_{k+1} of each rank."""
-        bands = [self._likely_band(rank) for rank in ranks]
-        self._take_candidates(min((band.low for band in bands), default=inf))
-        values = [part.take(where) for part, where in zip(self._parts, self._candidates, strict=True)]
-        return [self._pair(values, rank, band) for rank, band in zip(ranks, bands, strict=True)]
+    def magnitudes(self, rank: Rank) -> tuple[float, float]:
+        """m_k and m_{k+1}, 1 <= k < n."""
+        for band in (self._bands[rank.sign], _Band(0.0, inf)):
+            if (pair := self._pair(rank, band)) is not None:
+                return pair
+        self._take_candidates(0.0, 0.0)
+        pair = self._pair(rank, _Band(0.0, inf))
+        assert pair is not None, rank
+        return pair
 
     def prune_first(self, rank: Rank, value: float) -> None:
         """Marks as pruned the first of the weights of magnitude ``value``, as many as make k with the smaller ones."""
@@ -91,20 +126,27 @@ class HostWeights:
 
         keep_from: the least magnitude kept on the negative side and on the positive side.
         """
-        if self._low > min(keep_from):
-            self._take_candidates(min(keep_from))
+        if self._low[0] > keep_from[0] or self._low[1] > keep_from[1]:
+            self._take_candidates(*keep_from)
+        number = self._x.dtype.type
+        top, bottom = number(-keep_from[0]), number(keep_from[1])
 
         def of_part(i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-            where = self._candidates[i]
-            values = self._parts[i].take(where)
-            kept = (values >= keep_from[1]) | (values <= -keep_from[0])
-            if self._also_pruned is not None:
-                kept &= ~self._also_pruned[i * _CHUNK : (i + 1) * _CHUNK].take(where)
+            where, values, ascending = self._candidates[i]
+            n_neg, first_pos = ascending.searchsorted(top, side="right"), ascending.searchsorted(bottom)
             codes = _codes(values, thresholds)
-            codes *= kept.view(np.uint8)
-            bins = codes.astype(np.intp)
-            sums = np.bincount(bins, weights=values, minlength=n_levels + 1)
-            return codes, sums[1:], np.bincount(bins, minlength=n_levels + 1)[1:]
+            if first_pos > n_neg:
+                codes *= ((values >= bottom) | (values <= top)).view(np.uint8)
+            if self._also_pruned is not None:  # they lie at the clips
+                out = self._also_pruned[i * _CHUNK : (i + 1) * _CHUNK]
+                out = out if where is None else out.take(where)
+                codes[out] = 0
+                n_neg, first_pos = (
+                    n_neg - np.count_nonzero(values[out] < 0),
+                    first_pos + np.count_nonzero(values[out] > 0),
+                )
+            kept = np.concatenate([ascending[:n_neg], ascending[first_pos:]], dtype=np.float64)
+            return codes, *_sums(kept, thresholds)
 
         found = _each(of_part, range(len(self._parts)))
         self._codes = [codes for codes, _, _ in found]
@@ -116,57 +158,67 @@ class HostWeights:
 
     def write(self, levels: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """The quantized weights, of the weights' type, and the codes (uint8), [n]."""
-        weights, codes = np.zeros_like(self._x), np.zeros(len(self._x), dtype=np.uint8)
+        weights, codes = np.zeros(len(self._x), self._x.dtype), np.zeros(len(self._x), dtype=np.uint8)
         table = np.concatenate([np.zeros(1), levels]).astype(self._x.dtype)
 
         def of_part(i: int) -> None:
-            where, part = self._candidates[i], slice(i * _CHUNK, (i + 1) * _CHUNK)
-            weights[part][where] = table.take(self._codes[i])
-            codes[part][where] = self._codes[i]
+            where, part, own = self._candidates[i].where, slice(i * _CHUNK, (i + 1) * _CHUNK), self._codes[i]
+            if where is None:
+                table.take(own, out=weights[part], mode="clip")
+                codes[part] = own
+            else:
+                weights[part][where] = table.take(own)
+                codes[part][where] = own
 
         _each(of_part, range(len(self._parts)))
         return torch.from_numpy(weights), torch.from_numpy(codes)
 
-    def _take_candidates(self, low: float) -> None:
-        """Finds the weights of magnitude >= low, exact zeros never among them."""
-        self._low = max(low, float(np.nextafter(self._x.dtype.type(0), self._x.dtype.type(1))))
-        self._candidates = _each(lambda part: _positions(np.abs(part) >= self._low), self._parts)
+    def _take_candidates(self, low_neg: float, low_pos: float) -> None:
+        """Finds the weights whose magnitude is at least their sign's; NaN is always among them."""
+        number = self._x.dtype.type
+        top, bottom = number(-low_neg), number(low_pos)
+        self._low = float(-top), float(bottom)
+        self._candidates = _each(lambda part: _candidates(part, top, bottom), self._parts)
 
-    def _likely_band(self, rank: Rank) -> _Band:
-        if self._near is not None:
-            guess = -self._near[0] if rank.sign < 0 else self._near[1]
+    def _likely_band(self, sign: int, p: float, near: tuple[float, float] | None) -> _Band:
+        if near is not None:
+            guess = {-1: -near[0], 0: max(-near[0], near[1]), 1: near[1]}[sign]
             if guess > 0:
                 return _Band(guess * (1 - _NEAR), guess * (1 + _NEAR))
-        if len(self._x) <= _SAMPLE:
+        if len(self._x) <= _SAMPLE or p == 0:
             return _Band(0.0, inf)
         sample = self._x[:: max(16, len(self._x) // _SAMPLE)]
-        sample = np.abs(sample) if rank.sign == 0 else sample[sample * rank.sign > 0] * rank.sign
-        sample.sort()
-        size, q = len(sample), rank.k / rank.n
-        margin = 4 * sqrt(size * q * (1 - q)) + 4
-        first, last = floor(q * size - margin), ceil(q * size + margin)
+        sample = np.sort(np.abs(sample) if sign == 0 else sample[sample * sign > 0] * sign)
+        size = len(sample)
+        margin = 4 * sqrt(size * p * (1 - p)) + 4
+        first, last = floor(p * size - margin), ceil(p * size + margin)
         return _Band(float(sample[first]) if first > 0 else 0.0, float(sample[last]) if last < size else inf)
 
-    def _pair(self, values: list[np.ndarray], rank: Rank, band: _Band) -> tuple[float, float]:
-        """m_k and m_{k+1}: from the band where the counts prove that it holds them, from all weights otherwise."""
-        above, inside = 0, []
-        for part in values:
-            magnitudes = np.abs(part) if rank.sign == 0 else part * part.dtype.type(rank.sign)
-            over = magnitudes > band.high
-            above += int(np.count_nonzero(over))
-            inside.append(magnitudes.take(_positions((magnitudes >= band.low) & (magnitudes > 0) & ~over)))
-        in_band = np.concatenate(inside)
-        k = rank.k - (rank.n - above - len(in_band))  # within the band
-        if 1 <= k < len(in_band):
-            in_band.partition((k - 1, k))
-            return float(in_band[k - 1]), float(in_band[k])
-        return magnitude_pair(torch.from_numpy(self._x), rank)
+    def _pair(self, rank: Rank, band: _Band) -> tuple[float, float] | None:
+        """m_k and m_{k+1}, if the candidates within the band, which are counted from the largest on, hold both."""
+        number, over, inside = self._x.dtype.type, 0, []
+        for candidates in self._candidates:
+            magnitudes = candidates.magnitudes(rank.sign)
+            first, end = magnitudes.searchsorted(number(band.low)), magnitudes.searchsorted(number(band.high), "right")
+            over += len(magnitudes) - int(end)
+            inside.append(magnitudes[first:end])
+        at = rank.n - rank.k - over  # m_{k+1} is so many from the band's end
+        if not 1 <= at < sum(map(len, inside)):
+            return None
+        in_band = inside[0] if len(inside) == 1 else np.sort(np.concatenate(inside))
+        return float(in_band[-at - 1]), float(in_band[-at])
 
 
-def _survey(part: np.ndarray) -> tuple[int, int, float, float, bool]:
-    lowest, highest = float(part.min()), float(part.max())
-    n_neg, n_pos = np.count_nonzero(part < 0), np.count_nonzero(part > 0)
-    return int(n_neg), int(n_pos), lowest, highest, lowest != lowest or highest != highest
+def _candidates(part: np.ndarray, top: np.floating, bottom: np.floating) -> _Candidates:
+    """The values of ``part`` that are not between ``top`` and ``bottom``."""
+    where = None
+    if bottom > top:
+        between = part < bottom
+        between &= part > top
+        if 2 * np.count_nonzero(between) > len(part):
+            where = _positions(~between)
+    values = part if where is None else part.take(where)
+    return _Candidates(where, values, np.sort(values))
 
 
 def _positions(mask: np.ndarray) -> np.ndarray:
@@ -189,6 +241,16 @@ def _codes(values: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
     for threshold in thresholds:
         codes += values >= threshold
     return codes
+
+
+def _sums(ascending: np.ndarray, thresholds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sum and count of the values of each interval, [N]."""
+    bounds = np.concatenate([[0], ascending.searchsorted(thresholds), [len(ascending)]])
+    counts = np.diff(bounds)
+    used, sums = counts > 0, np.zeros(len(counts))
+    if len(ascending):
+        sums[used] = np.add.reduceat(ascending, bounds[:-1][used])
+    return sums, counts
 
 
 @cache

@@ -1,65 +1,62 @@
-"""Quantization intervals on the axis of weight values (paper, section 3.1 and Figure 2; docs/method.md, step 2)."""
+"""Quantization intervals on the axis of weight values (paper, section 3.1 and Figure 2; docs/method.md, step 2).
+
+Written once for numbers in the computer's memory and for those that an accelerator holds: ``xp`` is NumPy or torch.
+"""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
+import torch
 
 from clipq.conventions import Conventions
 
-
-class Side(NamedTuple):
-    """One sign's magnitudes: the clip ``c``, the largest ``e``, and the smallest that is kept (more than c, or c)."""
-
-    c: float
-    e: float
-    keep_from: float
+Number = TypeVar("Number", float, torch.Tensor)
 
 
-class Partition(NamedTuple):
-    """N = 2^b - 1 intervals, ascending.  All float64.
+class Side(NamedTuple, Generic[Number]):
+    """One sign's magnitudes: the clip ``c``, the largest ``e``, and the smallest that is kept (more than c, or c).
 
-    edges: [N - 1], between neighbouring intervals; with A05 = ``per_sign`` 0 stands between the two sides.
-    intervals: [N, 2], lower and upper end.
-    centres: [N].
+    Floats, or torch's float64 scalars on a device.
     """
 
-    edges: np.ndarray
-    intervals: np.ndarray
-    centres: np.ndarray
+    c: Number
+    e: Number
+    keep_from: Number
 
 
-def partition(neg: Side, pos: Side, b: int, conventions: Conventions) -> Partition:
-    """Splits the non-clipped portion of the axis into 2^b - 1 uniform intervals, as A05 says."""
+def edges(neg: Side, pos: Side, b: int, conventions: Conventions) -> Any:
+    """float64 [N - 1], N = 2^b - 1: between neighbouring intervals, ascending, as A05 says.
+
+    With A05 = ``per_sign`` 0 stands between the two sides.
+    """
+    xp = _library(neg)
     if conventions.partition == "joined":
-        return _joined(neg, pos, 2**b - 1)
-    ends_neg = -_split(neg, 2 ** (b - 1))[::-1]
-    ends_pos = _split(pos, 2 ** (b - 1) - 1)
-    lower = np.concatenate([ends_neg[:-1], ends_pos[:-1]])
-    upper = np.concatenate([ends_neg[1:], ends_pos[1:]])
-    edges = np.concatenate([ends_neg[1:-1], [0.0], ends_pos[1:-1]])
-    return Partition(edges, np.stack([lower, upper], axis=1), (lower + upper) / 2)
+        return _on_axis(neg, pos, _joined_ends(neg, pos, b))[1:-1]
+    ends_neg, ends_pos = _split(neg, 2 ** (b - 1)), _split(pos, 2 ** (b - 1) - 1)
+    return xp.concatenate([-xp.flip(ends_neg[1:-1], (0,)), 0 * ends_neg[:1], ends_pos[1:-1]])
 
 
-def _split(side: Side, m: int) -> np.ndarray:
-    """The m + 1 ends of a side's m intervals, as magnitudes from the clip outwards."""
-    ends = side.c + (side.e - side.c) * np.arange(m + 1, dtype=np.float64) / m
-    ends[-1] = side.e
-    return ends
+def intervals(neg: Side, pos: Side, b: int, conventions: Conventions) -> Any:
+    """float64 [N, 2]: lower and upper end of each interval."""
+    xp = _library(neg)
+    if conventions.partition == "joined":
+        signed = _on_axis(neg, pos, _joined_ends(neg, pos, b))
+        signed[-1] = pos.e
+        return xp.stack([signed[:-1], signed[1:]], 1)
+    ends_neg, ends_pos = -xp.flip(_split(neg, 2 ** (b - 1)), (0,)), _split(pos, 2 ** (b - 1) - 1)
+    lower, upper = ([ends_neg[:-1], ends_pos[:-1]], [ends_neg[1:], ends_pos[1:]])
+    return xp.stack([xp.concatenate(lower), xp.concatenate(upper)], 1)
 
 
-def _joined(neg: Side, pos: Side, n: int) -> Partition:
-    length_neg = neg.e - neg.c
-    length = length_neg + (pos.e - pos.c)
-
-    def on_axis(t: np.ndarray) -> np.ndarray:
-        return np.where(t < length_neg, t - neg.e, pos.c + (t - length_neg))
-
-    ends = length * np.arange(n + 1, dtype=np.float64) / n
-    signed = on_axis(ends)
-    signed[-1] = pos.e
-    return Partition(signed[1:-1], np.stack([signed[:-1], signed[1:]], axis=1), on_axis((ends[:-1] + ends[1:]) / 2))
+def centres(neg: Side, pos: Side, b: int, conventions: Conventions) -> Any:
+    """float64 [N]: each interval's middle, joined intervals' on the joined axis."""
+    if conventions.partition == "joined":
+        ends = _joined_ends(neg, pos, b)
+        return _on_axis(neg, pos, (ends[:-1] + ends[1:]) / 2)
+    ends = intervals(neg, pos, b, conventions)
+    return (ends[:, 0] + ends[:, 1]) / 2
 
 
 def thresholds(edges: np.ndarray, dtype: type[np.floating], conventions: Conventions) -> np.ndarray:
@@ -70,7 +67,44 @@ def thresholds(edges: np.ndarray, dtype: type[np.floating], conventions: Convent
     """
     number: Any = dtype
     rounded = edges.astype(number)
-    as_float64 = rounded.astype(np.float64)
     at_least = (edges > 0) == (conventions.edge == "outer")
-    too_low = np.where(at_least, as_float64 < edges, as_float64 <= edges)
+    too_low = (rounded < edges) | ((rounded == edges) & ~at_least)
     return np.where(too_low, np.nextafter(rounded, number(np.inf)), rounded)
+
+
+def device_thresholds(edges: torch.Tensor, dtype: torch.dtype, conventions: Conventions) -> torch.Tensor:
+    """``thresholds`` on the edges' device."""
+    rounded = edges.to(dtype)
+    at_least = (edges > 0) == (conventions.edge == "outer")
+    too_low = (rounded.double() < edges) | ((rounded.double() == edges) & ~at_least)
+    return torch.where(too_low, torch.nextafter(rounded, torch.full_like(rounded, float("inf"))), rounded)
+
+
+def _library(side: Side) -> Any:
+    return torch if isinstance(side.e, torch.Tensor) else np
+
+
+def _count(m: int, side: Side) -> Any:
+    """0 .. m, float64, where the side's numbers are."""
+    if isinstance(side.e, torch.Tensor):
+        return torch.arange(m + 1, dtype=torch.float64, device=side.e.device)
+    return np.arange(m + 1, dtype=np.float64)
+
+
+def _split(side: Side, m: int) -> Any:
+    """The m + 1 ends of a side's m intervals, as magnitudes from the clip outwards."""
+    ends = side.c + (side.e - side.c) * _count(m, side) / m
+    ends[-1] = side.e
+    return ends
+
+
+def _joined_ends(neg: Side, pos: Side, b: int) -> Any:
+    """The N + 1 ends on the joined axis."""
+    n = 2**b - 1
+    return ((neg.e - neg.c) + (pos.e - pos.c)) * _count(n, pos) / n
+
+
+def _on_axis(neg: Side, pos: Side, t: Any) -> Any:
+    """Places on the joined axis as values of weights."""
+    length_neg = neg.e - neg.c
+    return _library(neg).where(t < length_neg, t - neg.e, pos.c + (t - length_neg))

@@ -18,7 +18,7 @@ from clipq.conventions import Conventions
 from clipq.errors import ModelError
 from clipq.layers import CompressibleLayer
 from clipq.quantized_net import WEIGHT_DTYPES, LayerSetting, QuantizedLayer, QuantizedNet
-from clipq.ws_learn_one_layer import ws_learn_one_layer
+from clipq.ws_learn_one_layer import learn, ws_learn_one_layer
 
 _DTYPE_NAMES = {dtype: name for name, dtype in WEIGHT_DTYPES.items()}
 
@@ -49,11 +49,11 @@ class WeightSharing(nn.Module):
         self.setting = setting
         self.conventions = conventions
         self.codes = torch.zeros(0, dtype=torch.uint8)
-        self._clips: tuple[float, float] | None = None  # of the last step: where to look for the next ones
+        self._near: tuple[float, float] | None = None  # the last step's clips
 
     def forward(self, W: torch.Tensor) -> torch.Tensor:
-        layer = ws_learn_one_layer(W, self.setting.p, self.setting.b, self.conventions, self.name, self._clips)
-        self.codes, self._clips = layer.codes, (layer.c_neg, layer.c_pos)
+        layer = learn(W.detach(), self.setting, self.conventions, self.name, self._near)
+        self.codes, self._near = layer.codes, layer.near
         return StraightThrough.apply(W, layer.quantized)
 
     def extra_repr(self) -> str:

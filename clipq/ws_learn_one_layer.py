@@ -8,22 +8,21 @@ the MATLAB parity tests call the same function.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil, floor, inf
+from math import ceil, floor, inf, isfinite
 from typing import Any, Generic, TypeVar, overload
 
 import numpy as np
 import torch
 
 from clipq.conventions import Conventions
-from clipq.device_weights import DeviceWeights
+from clipq.device_weights import learn_on_device
 from clipq.errors import WeightError
-from clipq.host_weights import HostWeights, Survey
-from clipq.order_statistic import Rank
-from clipq.partition import Side, partition, thresholds
+from clipq.host_weights import HostWeights, Rank
+from clipq.partition import Side, centres, edges, intervals, thresholds
 from clipq.quantized_net import LayerSetting
 
 Array = TypeVar("Array", torch.Tensor, np.ndarray)
-Weights = HostWeights | DeviceWeights
+Learned = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, Side, Side]
 _NUMPY = {torch.float32: np.float32, torch.float64: np.float64}
 
 
@@ -35,17 +34,37 @@ class LayerQuantization(Generic[Array]):
     codes: uint8 of W's shape: 0 pruned, 1..N the interval, ascending by value.
     levels: float32 [N], on W's device.
     counts: int64 [N], weights in each interval.
-    c_neg, c_pos: the clips, c_neg <= 0 <= c_pos, float64 values.
-    intervals: float64 [N, 2], lower and upper end of each interval on the axis of weight values (host memory).
+    neg, pos: the clipped sides, as magnitudes, on W's device.
     """
 
     quantized: Array
     codes: Array
     levels: Array
     counts: Array
-    c_neg: float
-    c_pos: float
-    intervals: np.ndarray
+    neg: Side
+    pos: Side
+    b: int
+    conventions: Conventions
+
+    @property
+    def c_neg(self) -> float:
+        """The negative side's clip, <= 0, a float64 value.  Waits for the device."""
+        return -float(self.neg.c)
+
+    @property
+    def c_pos(self) -> float:
+        """The positive side's clip, >= 0, a float64 value.  Waits for the device."""
+        return float(self.pos.c)
+
+    @property
+    def intervals(self) -> np.ndarray:
+        """float64 [N, 2], lower and upper end of each interval on the axis of weight values.  Waits for the device."""
+        return intervals(_on_host(self.neg), _on_host(self.pos), self.b, self.conventions)
+
+    @property
+    def near(self) -> tuple[float, float] | None:
+        """The clips, for the next step; None where they are on an accelerator, which does not need them."""
+        return None if isinstance(self.neg.c, torch.Tensor) else (self.c_neg, self.c_pos)
 
 
 @overload
@@ -87,47 +106,65 @@ def ws_learn_one_layer(
         WeightError: NaN or Inf among the weights, or not a floating type; names the layer.
     """
     setting = LayerSetting(p, b)
-    if not isinstance(W, np.ndarray):
-        return _learn(W.detach(), setting, conventions, name, near)
-    learned = _learn(_as_tensor(W, name), setting, conventions, name, near)
+    learned = learn(
+        W.detach() if isinstance(W, torch.Tensor) else _as_tensor(W, name), setting, conventions, name, near
+    )
+    if not isfinite(float(learned.neg.e + learned.pos.e)):  # an accelerator's, known here only now
+        raise _not_finite(name, int((~torch.isfinite(torch.as_tensor(W))).sum()), learned.codes.numel())
+    if isinstance(W, torch.Tensor):
+        return learned
     return LayerQuantization(
         learned.quantized.numpy(), learned.codes.numpy(), learned.levels.numpy(), learned.counts.numpy(),
-        learned.c_neg, learned.c_pos, learned.intervals,
+        learned.neg, learned.pos, b, conventions,
     )  # fmt: skip
 
 
-def _learn(
-    W: torch.Tensor, setting: LayerSetting, conventions: Conventions, name: str, near: tuple[float, float] | None
+def learn(
+    W: torch.Tensor,
+    setting: LayerSetting,
+    conventions: Conventions,
+    name: str,
+    near: tuple[float, float] | None = None,
 ) -> LayerQuantization[torch.Tensor]:
+    """``ws_learn_one_layer`` without waiting for an accelerator; NaN or Inf then give quantized weights of NaN."""
     if not W.is_floating_point():
         raise WeightError(f"layer {name}: expected floating-point weights, got {W.dtype}")
     x = W.reshape(-1)
     x = x if x.dtype in _NUMPY else x.float()
-    weights: Weights = HostWeights(x, near) if x.device.type == "cpu" else DeviceWeights(x)
+    make = _learn_on_host if x.device.type == "cpu" else _learn_on_device
+    quantized, codes, levels, counts, neg, pos = make(x, setting, conventions, name, near)
+    quantized, codes = quantized.to(W.dtype).view(W.shape), codes.view(W.shape)
+    return LayerQuantization(quantized, codes, levels, counts, neg, pos, setting.b, conventions)
+
+
+def _learn_on_device(
+    x: torch.Tensor, setting: LayerSetting, conventions: Conventions, name: str, near: tuple[float, float] | None
+) -> Learned:
+    return learn_on_device(x, setting, conventions)
+
+
+def _learn_on_host(
+    x: torch.Tensor, setting: LayerSetting, conventions: Conventions, name: str, near: tuple[float, float] | None
+) -> Learned:
+    weights = HostWeights(x, setting.p, conventions.clip_scope == "all_weights", near)
     number: Any = _NUMPY[x.dtype]
     neg, pos = _clip(weights, len(x), number, setting.p, conventions, name)
-    split = partition(neg, pos, setting.b, conventions)
-    edges = thresholds(split.edges, number, conventions)
-    sums, counts = weights.assign((neg.keep_from, pos.keep_from), edges, len(split.centres))
-    empty = split.centres if conventions.empty_level == "centre" else np.zeros_like(split.centres)
-    levels = np.where(counts > 0, sums / np.maximum(counts, 1), empty).astype(np.float32)
-    quantized, codes = weights.write(levels)
-    return LayerQuantization(
-        quantized=quantized.to(W.dtype).view(W.shape),
-        codes=codes.view(W.shape),
-        levels=torch.from_numpy(levels).to(W.device),
-        counts=torch.from_numpy(counts).to(W.device),
-        c_neg=-neg.c,
-        c_pos=pos.c,
-        intervals=split.intervals,
-    )
+    bounds = thresholds(edges(neg, pos, setting.b, conventions), number, conventions)
+    sums, counts = weights.assign((neg.keep_from, pos.keep_from), bounds, 2**setting.b - 1)
+    levels = sums / np.maximum(counts, 1)
+    if conventions.empty_level == "centre" and not counts.all():
+        levels = np.where(counts > 0, levels, centres(neg, pos, setting.b, conventions))
+    levels = levels.astype(np.float32)
+    return *weights.write(levels), torch.from_numpy(levels), torch.from_numpy(counts), neg, pos
 
 
-def _clip(weights: Weights, n: int, number: Any, p: float, conventions: Conventions, name: str) -> tuple[Side, Side]:
+def _clip(
+    weights: HostWeights, n: int, number: Any, p: float, conventions: Conventions, name: str
+) -> tuple[Side, Side]:
     """The negative and the positive side, clipped (A01 to A04)."""
-    survey: Survey = weights.survey()
+    survey = weights.survey()
     if survey.n_bad:
-        raise WeightError(f"layer {name}: expected finite weights, got {survey.n_bad} of {n} that are NaN or Inf")
+        raise _not_finite(name, survey.n_bad, n)
     if conventions.clip_scope == "all_weights":
         ranks = [_rank(0, n, p, conventions)]
         extremes = [max(survey.e_neg, survey.e_pos)]
@@ -159,25 +196,22 @@ def _rank(sign: int, n: int, p: float, conventions: Conventions) -> Rank:
 
 
 def _neighbours(
-    weights: Weights, ranks: list[Rank], extremes: list[float], need_next: bool
+    weights: HostWeights, ranks: list[Rank], extremes: list[float], need_next: bool
 ) -> list[tuple[float, float]]:
     """m_k and m_{k+1} of each rank, with m_0 = 0 and m_{n+1} = m_n; for k = 0, m_1 only if ``need_next``."""
-    inner = [rank for rank in ranks if 0 < rank.k < rank.n]
-    least = [Rank(rank.sign, rank.n, 1) for rank in ranks if need_next and rank.k == 0 and rank.n > 1]
-    found = dict(zip(inner + least, weights.magnitudes(inner + least), strict=True))
     pairs = []
     for rank, e in zip(ranks, extremes, strict=True):
         if rank.k == rank.n:
             pairs.append((e, e))
         elif rank.k == 0:
-            pairs.append((0.0, found[Rank(rank.sign, rank.n, 1)][0] if need_next and rank.n > 1 else e))
+            pairs.append((0.0, weights.magnitudes(rank._replace(k=1))[0] if need_next and rank.n > 1 else e))
         else:
-            pairs.append(found[rank])
+            pairs.append(weights.magnitudes(rank))
     return pairs
 
 
 def _side(
-    weights: Weights,
+    weights: HostWeights,
     rank: Rank,
     e: float,
     pair: tuple[float, float],
@@ -208,3 +242,11 @@ def _as_tensor(W: np.ndarray, name: str) -> torch.Tensor:
     if W.dtype.kind != "f":
         raise WeightError(f"layer {name}: expected floating-point weights, got {W.dtype}")
     return torch.from_numpy(np.ascontiguousarray(W))
+
+
+def _on_host(side: Side) -> Side[float]:
+    return Side(float(side.c), float(side.e), float(side.keep_from))
+
+
+def _not_finite(name: str, n_bad: int, n: int) -> WeightError:
+    return WeightError(f"layer {name}: expected finite weights, got {n_bad} of {n} that are NaN or Inf")
