@@ -85,12 +85,15 @@ def test_an_error_of_the_writer_is_passed_on_and_leaves_the_old_file(tmp_path: P
 
 def test_leftovers_of_a_killed_writer_are_removed_and_nothing_else(tmp_path: Path) -> None:
     for name in ("net.clipq", ".hidden", "notes.part"):
-        (tmp_path / name).touch()
+        (tmp_path / name).write_bytes(b"old")
     writer = os.fork()
     if not writer:
-        with atomic_write(tmp_path / "net.clipq"):
+        with atomic_write(tmp_path / "net.clipq") as file:
+            file.write(b"half of the ne")
+            file.flush()
             os._exit(1)  # as SIGKILL would end it
     os.waitpid(writer, 0)
     assert len(os.listdir(tmp_path)) == 4
+    assert (tmp_path / "net.clipq").read_bytes() == b"old"
     remove_leftovers(tmp_path)
     assert sorted(os.listdir(tmp_path)) == [".hidden", "net.clipq", "notes.part"]
