@@ -16,6 +16,7 @@ from typing import Any, Literal
 from clipq import toml_config
 from clipq.conventions import Conventions
 from clipq.data.image_options import Preprocessing
+from clipq.distillation import DistillationConfig
 from clipq.errors import ExperimentError, SettingError
 from clipq.pruning_schedule import PruningSchedule
 from clipq.search_config import SearchConfig
@@ -115,6 +116,7 @@ class Experiment:
     layers: LayersConfig = field(default_factory=LayersConfig)
     conventions: Conventions = field(default_factory=Conventions)
     schedule: PruningSchedule = field(default_factory=PruningSchedule)
+    distillation: DistillationConfig = field(default_factory=DistillationConfig)
     encode: EncodeConfig = field(default_factory=EncodeConfig)
     run: RunConfig = field(default_factory=RunConfig)
 

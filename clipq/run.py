@@ -30,6 +30,7 @@ from clipq.checkpoint import CheckpointFile
 from clipq.data import Dataset, Split, load_dataset
 from clipq.decode_sparse_quantized_net_v2 import decode_sparse_quantized_net_v2
 from clipq.device import find_device
+from clipq.distillation import distilled
 from clipq.encode_sparse_quantized_net_v2 import EncodedNet, encode_sparse_quantized_net_v2, write_clipq
 from clipq.errors import CheckpointError, ExperimentError, Interrupted
 from clipq.experiment import Experiment
@@ -47,7 +48,7 @@ from clipq.search_log import SearchLogFile
 from clipq.subset_error import SubsetError
 from clipq.train_config import TrainConfig
 from clipq.train_state import History, seed_everything
-from clipq.training import fit, top1_error
+from clipq.training import Objective, cross_entropy, fit, top1_error
 from clipq.ws_learn_one_layer import ws_learn_one_layer
 from clipq.ws_train import WsTrainResult, ws_train
 
@@ -124,7 +125,7 @@ class Run:
             "search", lambda: distributed.on_writer(lambda: self._search(dense, layers))
         )
         model = copy.deepcopy(dense)
-        trained = self._timed("train", lambda: self._train(model, settings))
+        trained = self._timed("train", lambda: self._train(model, settings, dense))
         return distributed.on_writer(
             lambda: self._finish(origin, dense, dense_history, layers, settings, evaluations, model, trained)
         )
@@ -205,13 +206,14 @@ class Run:
             layer = evaluation.layer.removesuffix(".weight")
             raise Interrupted(f"the search stopped after evaluation {evaluation.number} of layer {layer}")
 
-    def _train(self, model: nn.Module, settings: dict[str, LayerSetting]) -> WsTrainResult:
+    def _train(self, model: nn.Module, settings: dict[str, LayerSetting], dense: nn.Module) -> WsTrainResult:
         layers = compressible_layers(model, self.experiment.layers.include, self.experiment.layers.exclude)
         trained: WsTrainResult = self._fit(
             model, self.experiment.train, "CLIP-Q", self.files.train,
             lambda *args, **options: ws_train(
                 args[0], layers, settings, args[1], args[2],
-                conventions=self.experiment.conventions, schedule=self.experiment.schedule, **options,
+                conventions=self.experiment.conventions, schedule=self.experiment.schedule,
+                objective=self._objective(dense), **options,
             ),
         )  # fmt: skip
         if self.experiment.encode.tensors == "as_trained":
@@ -235,6 +237,11 @@ class Run:
             progress=ProgressBars(title) if self._show else NoProgress(),
             stop=self._asked_to_stop,
         )
+
+    def _objective(self, dense: nn.Module) -> Objective:
+        objective = cross_entropy(self.experiment.train.label_smoothing)
+        config = self.experiment.distillation
+        return distilled(objective, dense, config) if config.weight else objective
 
     def _encode(self, net: QuantizedNet) -> EncodedNet:
         encoded = encode_sparse_quantized_net_v2(net, self.experiment.encode.coder, self.experiment.conventions)

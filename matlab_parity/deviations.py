@@ -113,4 +113,11 @@ DEVIATIONS = (
         "In a network that is 300 times smaller they are a third of the file. The experiments named `_small` use it.",
         "clipq.experiment:EncodeConfig.tensors", "tests/test_pruning_schedule.py",
     ),
+    Deviation(
+        "D14", "Distillation (off by default)",
+        "The labels' cross entropy, as far as is known.",
+        "With `distillation.weight` > 0 the fine-tuned network also learns the dense one's outputs.",
+        "A network with few weights errs less with it. The experiments named `_small` use it.",
+        "clipq.distillation:DistillationConfig", "tests/test_distillation.py",
+    ),
 )  # fmt: skip

@@ -26,8 +26,6 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from scripts.mnist_runs import NETWORKS, dense_network, run_once, without_folders
-
 from clipq.atomic_file import write_text
 from clipq.data import Dataset, load_dataset
 from clipq.encode_sparse_quantized_net_v2 import encode_sparse_quantized_net_v2
@@ -43,6 +41,7 @@ from clipq.train_state import seed_everything
 from clipq.training import fit, top1_error
 from clipq.ws_learn_one_layer import ws_learn_one_layer
 from clipq.ws_train import ws_train
+from scripts.mnist_runs import NETWORKS, dense_network, run_once, without_folders
 
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "claims"
 LAMBDAS = (10.0, 30.0, 100.0, 300.0, 1000.0)
