@@ -1,4 +1,4 @@
-"""Knowledge distillation from the dense network (Hinton et al., 2015): a departure from the paper (DEVIATIONS.md, D14)."""
+"""Knowledge distillation from the dense network (Hinton et al., 2015): not in the paper (DEVIATIONS.md, D14)."""
 
 from __future__ import annotations
 
