@@ -77,10 +77,14 @@ def decode_entropy(reader: ByteReader, shape: tuple[int, ...], b: int) -> tuple[
     elif model == PATTERNS:
         codes = decode_patterns(reader, n, b)
     else:
-        codes = _signed_to_codes(*decode_planes(reader, *matrix(shape), max(negative, 2**b - 1 - negative)), negative)
-        if codes.size and int(codes.max()) >= 2**b:
-            reader.invalid(f"expected codes below 2^{b}, got {int(codes.max())}")
-    return levels, codes.astype(np.uint8, copy=False).reshape(shape)
+        magnitude, is_negative = decode_planes(reader, *matrix(shape), max(negative, 2**b - 1 - negative))
+        kept = np.flatnonzero(magnitude)
+        of_kept = _signed_to_codes(magnitude.reshape(-1).take(kept), is_negative.reshape(-1).take(kept), negative)
+        if kept.size and int(of_kept.max()) >= 2**b:
+            reader.invalid(f"expected codes below 2^{b}, got {int(of_kept.max())}")
+        codes = np.zeros(n, np.uint8)
+        codes[kept] = of_kept
+    return levels, codes.reshape(shape)
 
 
 def matrix(shape: tuple[int, ...]) -> tuple[int, int]:

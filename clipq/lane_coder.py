@@ -24,6 +24,8 @@ _SLOT = np.int32(ONE - 1)
 #: So that what is worked on stays in the processor's cache.
 _FIELDS_AT_ONCE, _SYMBOLS_AT_ONCE = 1 << 14, 1 << 16
 _FEW = 1000
+#: Steps of so few symbols are faster without arrays.
+_ONE_BY_ONE = 12
 
 
 def steps(n: int, lanes: int, taper: int, after: int | None) -> Iterator[tuple[int, int]]:
@@ -86,6 +88,12 @@ class LaneDecoder:
         out, done = np.empty(q.size, np.bool_), 0
         for size in self._steps(q.size, after):
             state, part = self._state[:size], q[done : done + size]
+            if size <= _ONE_BY_ONE:
+                states = state.tolist()
+                out[done : done + size] = self._decide_few(part.tolist(), states)
+                state[:] = states
+                done += size
+                continue
             slot, share = state & _SLOT, state >> PROBABILITY_BITS
             ones = out[done : done + size]
             np.less(slot, part, out=ones)
@@ -97,6 +105,21 @@ class LaneDecoder:
             self._refill(state)
             done += size
         return out
+
+    def _decide_few(self, q: list[int], states: list[int]) -> list[bool]:
+        """A step of ``decide`` on few lanes, without the fixed cost of array operations."""
+        ones = []
+        for lane, share in enumerate(q):
+            slot, high = states[lane] & (ONE - 1), states[lane] >> PROBABILITY_BITS
+            ones.append(slot < share)
+            states[lane] = share * high + slot if slot < share else (ONE - share) * high + slot - share
+        for lane, state in enumerate(states):
+            if state < _LOW:
+                missing = STATE_BITS + 1 - state.bit_length()
+                word = int(self._words[self._at >> 3]) << (self._at & 7) & 0xFFFFFFFF
+                states[lane] = state << missing | word >> (32 - missing)
+                self._advance(missing)
+        return ones
 
     def symbols(self, table: SymbolTable, n: int, after: int | None = None) -> np.ndarray:
         """The next n symbols of a table, uint8; ``after`` and errors as in ``decide``."""
@@ -149,13 +172,16 @@ class LaneDecoder:
         first, total = self._at >> 3, int(starts[-1])
         starts -= widths
         starts += self._at & 7
-        self._at += total
-        if self._at > self._end:
-            raise ValueError("the stream ends too early")
+        self._advance(total)
         words = self._words[first:].take(starts >> 3)
         words <<= (starts & 7).view(np.uint32)
         words >>= (32 - widths).view(np.uint32)
         return words.view(np.int32)
+
+    def _advance(self, n_bits: int) -> None:
+        self._at += n_bits
+        if self._at > self._end:
+            raise ValueError("the stream ends too early")
 
     def _close(self, keep: int) -> None:
         """Gives the states of all lanes but the first ``keep`` back to the end of the stream."""

@@ -100,6 +100,9 @@ def slab_items(grid: Grid, rows: int) -> Items:
     order = np.argsort(phase, kind="stable")  # intp, as everything that NumPy takes or counts by
     row = order.astype(np.int32) // np.int32(max(grid.columns, 1))
     row = row.astype(np.intp)
-    column = order - row * grid.columns
-    at = order + row * grid.margin + grid.margin
+    column = row * -grid.columns
+    column += order
+    at = row * grid.margin
+    at += order
+    at += grid.margin
     return Items(at, row, column, np.cumsum(np.bincount(phase, minlength=2**grid.phase_bits)))
