@@ -47,6 +47,7 @@ RESULTS = Path(__file__).resolve().parent.parent / "results" / "claims"
 LAMBDAS = (10.0, 30.0, 100.0, 300.0, 1000.0)
 UNIFORM = (0.9, 0.94, 0.96, 0.98, 0.99)
 UNIFORM_BITS = 3
+BATCH_SIZE = 256  # there are many runs, and few epochs of large batches tell them apart
 ORDERS = ("in parallel", "in parallel, mask kept", "one after the other")
 
 
@@ -185,7 +186,8 @@ def claims(network: str, seed: int, epochs: int, options: argparse.Namespace) ->
     """Every part's rows, one after another: ("orders" | "searches", row)."""
     common = {"data.data_dir": options.data_dir, "run.threads": str(options.threads)}
     weights = dense_network(network, seed, options.runs, common).resolve()
-    overrides = {**common, "run.seed": str(seed), "network.weights": str(weights), "train.epochs": str(epochs)}
+    overrides = {**common, "run.seed": str(seed), "network.weights": str(weights)}
+    overrides |= {"train.epochs": str(epochs), "train.batch_size": str(BATCH_SIZE)}
     for which in searches():
         row = measure_search(network, seed, overrides, options.runs, which)
         yield "searches", row
@@ -227,7 +229,7 @@ def main(argv: list[str] | None = None) -> int:
                     {"seed": seed, "val_error": dense["dense_val"], "test_error": dense["dense_test"]}
                 )
                 kept = {
-                    "network": network, "epochs": options.epochs, "uniform_bits": UNIFORM_BITS,
+                    "network": network, "epochs": options.epochs, "batch_size": BATCH_SIZE, "uniform_bits": UNIFORM_BITS,
                     "seconds": round(time.monotonic() - began, 1), **rows, "provenance": origin,
                 }  # fmt: skip
                 RESULTS.mkdir(parents=True, exist_ok=True)
