@@ -97,12 +97,11 @@ def slab_items(grid: Grid, rows: int) -> Items:
     i, j = np.arange(rows, dtype=np.uint32)[:, None], np.arange(grid.columns, dtype=np.uint32)[None]
     phase = (i * np.uint32(ROW_STEP) + j * np.uint32(COLUMN_STEP)) >> np.uint32(1) >> np.uint32(31 - grid.phase_bits)
     phase = phase.astype(np.uint8).reshape(-1)
-    order = np.argsort(phase, kind="stable")  # intp, as everything that NumPy takes or counts by
-    row = order.astype(np.int32) // np.int32(max(grid.columns, 1))
-    row = row.astype(np.intp)
-    column = row * -grid.columns
+    order = np.argsort(phase, kind="stable").astype(np.int32)
+    row = order // np.int32(max(grid.columns, 1))
+    column = row * np.int32(-grid.columns)
     column += order
-    at = row * grid.margin
-    at += order
-    at += grid.margin
+    at = order  # from here on
+    at += row * np.int32(grid.margin)
+    at += np.int32(grid.margin)
     return Items(at, row, column, np.cumsum(np.bincount(phase, minlength=2**grid.phase_bits)))
