@@ -98,9 +98,14 @@ def share(batch: Any) -> tuple[Any, float]:
         raise DataError(
             f"a batch to be shared: expected tensors with an entry a sample, got tensors of lengths {sorted(sizes)}"
         )
-    n = sizes.pop()
-    start, stop = n * rank() // world_size(), n * (rank() + 1) // world_size()
-    return part_of(batch, slice(start, max(stop, start + 1))), world_size() * (stop - start) / n
+    own, weight = own_samples(sizes.pop(), rank(), world_size())
+    return part_of(batch, own), weight
+
+
+def own_samples(size: int, rank: int, world_size: int) -> tuple[slice, float]:
+    """Which of a batch's ``size`` samples the process ``rank`` takes, and its mean loss's weight, as ``share`` does."""
+    start, stop = size * rank // world_size, size * (rank + 1) // world_size
+    return slice(start, max(stop, start + 1)), world_size * (stop - start) / size
 
 
 def total(values: list[float]) -> list[float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -120,12 +120,12 @@ def fit(
         batches = epochs(state.epoch)
         n_steps = count_batches(batches)
         model.train()
-        for batch in progress.steps(_rest(batches, trained), n_steps, state.epoch, config.epochs, state.step):
+        for batch, weight in progress.steps(_rest(batches, trained), n_steps, state.epoch, config.epochs, state.step):
             step = state.epoch * n_steps + state.step
             set_learning_rate(optimizer, learning_rate(config, step, n_steps))
             if before_step:
                 before_step(step / (config.epochs * n_steps))
-            result = _train_step(trained, replica, batch, caster, config)
+            result = _train_step(trained, replica, batch, weight, caster, config)
             state.totals = [a + b for a, b in zip(state.totals, result, strict=True)]
             state.step += 1
             if step % log_every == 0:
@@ -191,10 +191,11 @@ class _Caster:
         return torch.autocast(self.device.type, dtype=self.dtype if self.enabled else None, enabled=self.enabled)
 
 
-def _train_step(trained: Trained, replica: nn.Module, batch: Any, caster: _Caster, config: TrainConfig) -> list[float]:
+def _train_step(
+    trained: Trained, replica: nn.Module, batch: Any, weight: float, caster: _Caster, config: TrainConfig
+) -> list[float]:
     """One update; the sums of loss and errors over the minibatch, and its samples."""
     model, optimizer, scaler, state = trained.model, trained.optimizer, trained.scaler, trained.state
-    batch, weight = distributed.share(batch)
     batch = to_device(batch, caster.device)
 
     def forward() -> StepLoss:
@@ -223,15 +224,23 @@ def _train_step(trained: Trained, replica: nn.Module, batch: Any, caster: _Caste
     return sums
 
 
-def _rest(batches: Iterable[Any], trained: Trained) -> Iterator[Any]:
-    """The epoch's batches from the state's step on.
+def _rest(batches: Iterable[Any], trained: Trained) -> Iterator[tuple[Any, float]]:
+    """This process's part of each of the epoch's batches, and its weight, from the state's step on.
 
-    Those before are drawn, too, as a loader may need its generator's numbers in their order.
+    A loader of ``clipq.data`` reads nothing else.  Of any other those before are drawn, too, as it may need its
+    generator's numbers in their order.
     """
-    iterator = iter(batches)
-    if trained.state.step:
-        for _ in islice(iterator, trained.state.step):
+    first = trained.state.step
+    if (shares := getattr(batches, "shares", None)) is not None:
+        iterator: Iterator[Any] = shares(distributed.rank(), distributed.world_size(), first)
+        head = list(islice(iterator, 1))  # it draws its workers' seed when it starts, as at the epoch's start
+        iterator = chain(head, iterator)
+    else:
+        whole = iter(batches)
+        for _ in islice(whole, first):
             pass
+        iterator = map(distributed.share, whole)
+    if first:
         trained.go_on()
     return iterator
 

@@ -18,6 +18,7 @@ from clipq.data import TensorDataset, TensorPair, load_dataset, mnist
 from clipq.data.dataset import every_nth, held_out
 from clipq.data.idx import read_idx
 from clipq.data.idx_folder import load_idx_folder
+from clipq.distributed import own_samples
 from clipq.errors import DataError
 
 NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
@@ -315,3 +316,14 @@ def test_a_batch_that_is_evaluated_is_bounded(channels: int, height: int, width:
     n = TensorDataset("made", pair, pair, pair, 1, "").evaluation_batch
     assert 1 <= n <= 1000 and (n == 1 or n * channels * height * width <= 10_000_000)
     assert n == 1000 or (n + 1) * channels * height * width > 10_000_000, "no smaller than it has to be"
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_shares_of_batches_in_memory(train: bool):
+    loader = load_dataset("digits").loader("val", 64, train=train, seed=1)
+    for world_size, first in ((1, 0), (3, 1)):
+        for rank in range(world_size):
+            for (own, weight), batch in zip(loader.shares(rank, world_size, first), list(loader)[first:], strict=True):
+                samples, expected = own_samples(len(batch.y), rank, world_size)
+                assert torch.equal(own.x, batch.x[samples]) and torch.equal(own.y, batch.y[samples])
+                assert weight == expected

@@ -16,6 +16,7 @@ from PIL import Image
 
 from clipq.data import Preprocessing, load_dataset
 from clipq.data.preprocessing import prepare, random_resized_crop, resized
+from clipq.distributed import own_samples
 from clipq.errors import DataError, ExperimentError, SettingError
 from clipq.experiment import load_experiment
 
@@ -189,6 +190,26 @@ def test_workers_seed_and_epoch(tmp_path: Path, options: Preprocessing):
     assert torch.equal(first, epoch(0, 2)), "as many workers as you like"
     assert not torch.equal(first, epoch(1, 0)) and not torch.equal(first, epoch(0, 0, seed=1))
     assert torch.equal(*(torch.cat([x for x, _ in dataset.loader("val", 2, workers=w)]) for w in (0, 2)))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(("world_size", "first"), [(1, 0), (1, 2), (2, 0), (3, 1), (5, 2)])
+def test_processes_read_their_own_pictures_from_a_step_on(
+    tmp_path: Path, workers: int, world_size: int, first: int, monkeypatch: pytest.MonkeyPatch
+):
+    """They are those of the whole batches, bit for bit, with the weights of ``distributed.share``."""
+    loader = load_dataset("imagenet", make_folders(tmp_path), TORCH).loader("train", 4, train=True, workers=workers)
+    whole, read = list(loader)[first:], []
+    get = type(loader._prepared).__getitem__
+    monkeypatch.setattr(type(loader._prepared), "__getitem__", lambda self, i: read.append(i) or get(self, i))
+    taken = 0
+    for rank in range(world_size):
+        for (own, weight), batch in zip(loader.shares(rank, world_size, first), whole, strict=True):
+            samples, expected = own_samples(len(batch.y), rank, world_size)
+            assert torch.equal(own.x, batch.x[samples]) and torch.equal(own.y, batch.y[samples])
+            assert weight == expected
+            taken += len(own.y)
+    assert len(read) == (0 if workers else taken)
 
 
 def test_subset_is_of_training_pictures_without_augmentation(tmp_path: Path):

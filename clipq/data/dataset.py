@@ -13,6 +13,8 @@ from typing import Literal, NamedTuple, Protocol
 import numpy as np
 import torch
 
+from clipq.distributed import own_samples
+
 Split = Literal["train", "val", "test"]
 
 #: A batch that is only evaluated holds at most so many images, and so many numbers; its activations many times more.
@@ -31,6 +33,11 @@ class Batches(Protocol):
 
     def __len__(self) -> int: ...
     def __iter__(self) -> Iterator[TensorPair]: ...
+    def shares(self, rank: int, world_size: int, first: int) -> Iterator[tuple[TensorPair, float]]:
+        """One process's part of each batch, and its weight, as ``clipq.distributed.share`` cuts them.
+
+        From the batch number ``first`` on; what is not given is not read.
+        """
 
 
 class Dataset(ABC):
@@ -97,10 +104,17 @@ class TensorBatches:
 
     def __iter__(self) -> Iterator[TensorPair]:
         for start in range(0, len(self.pair.y), self.batch_size):
-            where: slice | torch.Tensor = slice(start, start + self.batch_size)
-            if self.order is not None:
-                where = self.order[where]
-            yield TensorPair(self.pair.x[where], self.pair.y[where])
+            yield self._images(slice(start, start + self.batch_size))
+
+    def shares(self, rank: int, world_size: int, first: int) -> Iterator[tuple[TensorPair, float]]:
+        n = len(self.pair.y)
+        for start in range(first * self.batch_size, n, self.batch_size):
+            own, weight = own_samples(min(self.batch_size, n - start), rank, world_size)
+            yield self._images(slice(start + own.start, start + own.stop)), weight
+
+    def _images(self, at: slice) -> TensorPair:
+        where = at if self.order is None else self.order[at]
+        return TensorPair(self.pair.x[where], self.pair.y[where])
 
 
 @dataclass(frozen=True, eq=False)

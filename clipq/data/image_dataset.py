@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Protocol
 
 import numpy as np
@@ -16,6 +17,7 @@ from clipq.caffemodel import read_mean
 from clipq.data.dataset import Dataset, Split, TensorPair, shuffled, subset_indices
 from clipq.data.image_options import Preprocessing
 from clipq.data.preprocessing import prepare
+from clipq.distributed import own_samples
 from clipq.errors import DataError
 
 
@@ -86,20 +88,36 @@ class ImageBatches:
 
     def __init__(self, prepared: _Prepared, order: np.ndarray, batch_size: int, workers: int) -> None:
         self._skip = prepared.options.skip_corrupt
-        self._loader: DataLoader = DataLoader(
-            prepared,  # type: ignore[arg-type]
-            batch_size,
-            sampler=order.tolist(),
-            num_workers=workers,
+        self._prepared, self._workers = prepared, workers
+        self._batches = [order[start : start + batch_size].tolist() for start in range(0, len(order), batch_size)]
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[TensorPair]:
+        return self._read(self._batches)
+
+    def shares(self, rank: int, world_size: int, first: int) -> Iterator[tuple[TensorPair, float]]:
+        """As ``Batches``; with ``skip_corrupt`` all is read, as what is left of a batch is shared."""
+        if self._skip:
+            for pair in islice(self, first, None):
+                own, weight = own_samples(len(pair.y), rank, world_size)
+                yield TensorPair(pair.x[own], pair.y[own]), weight
+            return
+        batches = self._batches[first:]
+        cuts = [own_samples(len(batch), rank, world_size) for batch in batches]
+        parts = self._read([batch[own] for batch, (own, _) in zip(batches, cuts, strict=True)])
+        yield from zip(parts, (weight for _, weight in cuts), strict=True)
+
+    def _read(self, batches: list[list[int]]) -> Iterator[TensorPair]:
+        loader: DataLoader = DataLoader(
+            self._prepared,  # type: ignore[arg-type]
+            batch_sampler=batches,
+            num_workers=self._workers,
             collate_fn=_collate,
             pin_memory=torch.cuda.is_available(),
         )
-
-    def __len__(self) -> int:
-        return len(self._loader)
-
-    def __iter__(self) -> Iterator[TensorPair]:
-        for pair, failures in self._loader:
+        for pair, failures in loader:
             if failures and not self._skip:
                 raise DataError(f"{failures[0]} (the option skip_corrupt leaves such images out)")
             for failure in failures:
