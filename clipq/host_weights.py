@@ -61,14 +61,15 @@ class _Candidates(NamedTuple):
     values: np.ndarray
     ascending: np.ndarray
 
-    def magnitudes(self, sign: int) -> np.ndarray:
-        """Of one sign, or of all (0), ascending."""
-        if sign == 0:
-            return np.sort(np.abs(self.ascending))
-        zero = self.ascending.dtype.type(0)
-        if sign > 0:
-            return self.ascending[self.ascending.searchsorted(zero, side="right") :]
-        return -self.ascending[: self.ascending.searchsorted(zero)][::-1]
+    def within(self, band: _Band, sign: int) -> tuple[int, np.ndarray]:
+        """How many magnitudes of one sign, or of all (0), are above the band, and those in it, in any order."""
+        values, number = self.ascending if sign else np.sort(np.abs(self.ascending)), self.ascending.dtype.type
+        low = number(band.low) if sign == 0 else max(number(band.low), np.nextafter(number(0), number(1)))
+        if sign < 0:
+            first, end = values.searchsorted(number(-band.high)), values.searchsorted(-low, side="right")
+            return int(first), -values[first:end]
+        first, end = values.searchsorted(low), values.searchsorted(number(band.high), side="right")
+        return len(values) - int(end), values[first:end]
 
 
 class HostWeights:
@@ -196,16 +197,11 @@ class HostWeights:
 
     def _pair(self, rank: Rank, band: _Band) -> tuple[float, float] | None:
         """m_k and m_{k+1}, if the candidates within the band, which are counted from the largest on, hold both."""
-        number, over, inside = self._x.dtype.type, 0, []
-        for candidates in self._candidates:
-            magnitudes = candidates.magnitudes(rank.sign)
-            first, end = magnitudes.searchsorted(number(band.low)), magnitudes.searchsorted(number(band.high), "right")
-            over += len(magnitudes) - int(end)
-            inside.append(magnitudes[first:end])
-        at = rank.n - rank.k - over  # m_{k+1} is so many from the band's end
-        if not 1 <= at < sum(map(len, inside)):
+        found = [candidates.within(band, rank.sign) for candidates in self._candidates]
+        at = rank.n - rank.k - sum(above for above, _ in found)  # m_{k+1} is so many from the band's end
+        if not 1 <= at < sum(len(inside) for _, inside in found):
             return None
-        in_band = inside[0] if len(inside) == 1 else np.sort(np.concatenate(inside))
+        in_band = np.sort(np.concatenate([inside for _, inside in found]))
         return float(in_band[-at - 1]), float(in_band[-at])
 
 

@@ -122,8 +122,8 @@ def ws_learn_one_layer(
 def learn(
     W: torch.Tensor,
     setting: LayerSetting,
-    conventions: Conventions,
-    name: str,
+    conventions: Conventions = Conventions(),  # noqa: B008 (frozen)
+    name: str = "layer",
     near: tuple[float, float] | None = None,
 ) -> LayerQuantization[torch.Tensor]:
     """``ws_learn_one_layer`` without waiting for an accelerator; NaN or Inf then give quantized weights of NaN."""
