@@ -229,7 +229,8 @@ def main(argv: list[str] | None = None) -> int:
                     {"seed": seed, "val_error": dense["dense_val"], "test_error": dense["dense_test"]}
                 )
                 kept = {
-                    "network": network, "epochs": options.epochs, "batch_size": BATCH_SIZE, "uniform_bits": UNIFORM_BITS,
+                    "network": network, "epochs": options.epochs, "batch_size": BATCH_SIZE,
+                    "uniform_bits": UNIFORM_BITS,
                     "seconds": round(time.monotonic() - began, 1), **rows, "provenance": origin,
                 }  # fmt: skip
                 RESULTS.mkdir(parents=True, exist_ok=True)
