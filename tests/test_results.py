@@ -59,7 +59,22 @@ def results(tmp_path: Path) -> Path:
         "network": {"name": "lenet5", "parameters": 3_009},
         "provenance": ORIGIN | {"seconds": 12.0},
     }
+    coders = {"clipq entropy": 900, "clipq fixed": 2000, "brotli": 1300, "static tables": 1100, "NNCodec": 1000}
+    rows = [
+        {
+            "coder": name, "bytes": size, "times_h0": size / 1000, "encode": 0.5, "decode": 0.25, "lossless": True,
+            "encode_memory": 4_000_000, "decode_memory": None, "counted": 891, "sections": 900, "count_seconds": 0.1,
+        }
+        for name, size in coders.items()
+    ]  # fmt: skip
+    rows.append({"coder": "the same with Huffman's code", "bytes": 1200, "times_h0": 1.2})
+    made = {"set": "made", "weights": 1_000_000, "h0": 1000.0, "codebooks": 60, "rows": rows}
+    fuzz = {
+        "provenance": ORIGIN, "files": 3, "memory_limit": 2 << 30, "cases": 10, "slowest_seconds": 0.5, "seconds": 2.0,
+        "outcomes": {"plain: network": 1, "plain: ChecksumError": 4, "plain: MagicError": 2, "cut: TruncatedError": 3},
+    }  # fmt: skip
     contents = {
+        "codec/benchmark.json": {"provenance": ORIGIN, "sets": [made]}, "codec/fuzz.json": fuzz,
         "mnist/run.json": mnist, "speed/cpu.json": speed, "assumptions.json": effects,
         "paper_sizes/paper_sizes.json": sizes,
     }  # fmt: skip
@@ -132,6 +147,10 @@ def test_what_the_pages_say(results: Path):
     assert "A01 all weights changes the error most (+0.30 points) and A08 wide the size (+50.0 %)" in index
     assert "LeNet-5 17 times smaller at 4.50 % error (dense 4.00 %)" in index, "12,036 bytes to 700"
     assert "1.30 to 1.30 dense ones" in index and "| cpu | lenet5 | 64 | 10.00 ms | 13.00 ms | 1.30 |" in index
+    codec = (results / "codec" / "README.md").read_text(encoding="utf-8")
+    assert "10.0 to 10.0 % smaller on 1 sets of weights; 1 million weights are encoded at 8 and decoded at 16" in index
+    assert "| clipq entropy | 900 | 0.900 | 8 | 16 | 1.00 | - | yes |" in codec and "-1.00 % off, in 0.10 s" in codec
+    assert "| plain | 7 | 6 | 1 |" in codec and "| cut | 3 | 3 | 0 |" in codec
     for page in PAGES:
         assert page.command in index and f"]({page.folder}/README.md)" in index
         assert f"({page.folder}/{page.figures[0].name})" in index
