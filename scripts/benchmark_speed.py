@@ -1,0 +1,267 @@
+"""What pruning-quantization costs: ``python scripts/benchmark.py speed``.
+
+One large layer beside a copy of its weights, a sort, a selection and the plain version (sort each sign, search every
+weight's interval, average); training steps with CLIP-Q beside dense ones and ones with the plain version; the memory
+at the peak; the search.  On a GPU also ResNet-50 and AlexNet at batch 256.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.nn.utils import parametrize
+
+from clipq.atomic_file import write_text
+from clipq.data import load_dataset
+from clipq.errors import ClipqError
+from clipq.layers import compressible_layers
+from clipq.networks import build_network
+from clipq.provenance import provenance
+from clipq.quantized_net import LayerSetting
+from clipq.search import search
+from clipq.search_config import SearchConfig
+from clipq.subset_error import SubsetError
+from clipq.weight_sharing import StraightThrough, share_weights
+from clipq.ws_learn_one_layer import learn, ws_learn_one_layer
+
+RESULTS = Path(__file__).resolve().parent.parent / "results"
+LARGE_LAYER = 37_748_736  # AlexNet's fc6
+SETTING = LayerSetting(0.9, 4)
+IMAGES = 10_000  # on which the search measures
+SLOW_REPEATS = 1  # of what takes a hundred copies
+Row = dict[str, Any]
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="as torch names it")
+    parser.add_argument("--threads", type=int, default=0, help="of torch; 0 leaves its choice")
+    parser.add_argument("--weights", type=int, default=LARGE_LAYER, help="in the large layer")
+    parser.add_argument("--repeats", type=int, default=5, help="measurements of each operation")
+    parser.add_argument("--step-repeats", type=int, default=100, help="measurements of each training step")
+    parser.add_argument("--data-dir", help="of MNIST, for the search; by default as the experiments find it")
+    parser.add_argument("--save", action="store_true", help="write results/speed/<device>.json")
+    arguments = parser.parse_args(argv)
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    report = speed(arguments)
+    if arguments.save:
+        path = RESULTS / "speed" / f"{torch.device(arguments.device).type}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, json.dumps(report, indent=1) + "\n")
+        print(f"written: {path}")
+    return 0
+
+
+def speed(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Everything, printed as it comes."""
+    device = torch.device(arguments.device)
+    report: dict[str, Any] = {"provenance": provenance(0), "device": arguments.device, "weights": arguments.weights}
+    print(f"one layer of {arguments.weights:,} weights, b = 4, on {device} with {torch.get_num_threads()} threads")
+    report["operation"] = operation(arguments.weights, device, arguments.repeats)
+    for row in report["operation"]:
+        print(f"  p = {row['p']:<5} {row['what']:<16} {row['ms']:9.1f} ms  {row['copies']:7.1f} copies")
+    print("a training step with CLIP-Q over one without")
+    report["training"] = []
+    for network, batch, shape, repeats in _networks(device, arguments.step_repeats):
+        row = training_step(network, batch, shape, device, repeats)
+        print(
+            f"  {network:<12} batch {batch:<4} {row['dense_ms']:7.2f} ms dense {row['clipq_ms']:7.2f} ms CLIP-Q "
+            f"{row['plain_ms']:7.2f} ms plain version   ratio {row['ratio']:.2f}"
+        )
+        report["training"].append(row)
+    report["memory"] = memory(device)
+    print(
+        "memory at the peak of AlexNet's step, batch 1, in copies of its weights: "
+        f"{report['memory']['dense']:.2f} dense, {report['memory']['clipq']:.2f} CLIP-Q; largest layer "
+        f"{report['memory']['largest_layer']:.2f}"
+    )
+    report["search"] = search_time(device, arguments.data_dir)
+    print(
+        "search of LeNet-5, {evaluations} evaluations on {images:,} images of {data}: {seconds:.1f} s, of which "
+        "evaluations {evaluation_seconds:.1f} s, choosing the next {proposal_seconds:.1f} s".format(**report["search"])
+    )
+    return report
+
+
+def _networks(device: torch.device, repeats: int) -> list[tuple[str, int, tuple[int, ...], int]]:
+    """(network, batch, shape of an input, repeats)."""
+    networks: list[tuple[str, int, tuple[int, ...], int]] = [
+        (network, batch, (1, 28, 28), repeats) for network in ("lenet300100", "lenet5") for batch in (64, 128)
+    ]
+    if device.type == "cuda":
+        networks += [("resnet50", 256, (3, 224, 224), 10), ("alexnet", 256, (3, 227, 227), 10)]
+    return networks
+
+
+def in_turn(works: dict[str, Callable[[], Any]], repeats: int, device: torch.device) -> dict[str, float]:
+    """Median seconds of each work; they take turns, so that a busy machine slows all alike."""
+    times: dict[str, list[float]] = {name: [] for name in works}
+    for turn in range(repeats + 1):
+        for name, work in works.items():
+            _wait(device)
+            started = time.perf_counter()
+            work()
+            _wait(device)
+            if turn:  # the first is a warm-up
+                times[name].append(time.perf_counter() - started)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def operation(n: int, device: torch.device, repeats: int) -> list[Row]:
+    """Pruning-quantization of one layer, as a multiple of a copy of its weights."""
+    W = torch.randn(n, generator=torch.Generator().manual_seed(0)).mul_(0.01).to(device)
+    rows = []
+    for p in (0.0, 0.5, 0.9, 0.97):
+        near = ws_learn_one_layer(W, p, 4).near
+        works: dict[str, Callable[[], Any]] = {
+            "copy": W.clone,
+            "first step": partial(learn, W, LayerSetting(p, 4), name="layer"),
+            "later steps": partial(learn, W, LayerSetting(p, 4), name="layer", near=near),
+        }
+        rows += _in_copies(in_turn(works, repeats, device), p)
+    slow: dict[str, Callable[[], Any]] = {
+        "copy": W.clone,
+        "torch.kthvalue": lambda: torch.kthvalue(W, n // 2),
+        "torch.sort": lambda: torch.sort(W),
+        "plain version": lambda: plain(W, SETTING),
+    }
+    return rows + _in_copies(in_turn(slow, SLOW_REPEATS, device), SETTING.p)[1:]
+
+
+def _in_copies(seconds: dict[str, float], p: float) -> list[Row]:
+    return [{"what": name, "p": p, "ms": 1e3 * s, "copies": s / seconds["copy"]} for name, s in seconds.items()]
+
+
+def plain(W: torch.Tensor, theta: LayerSetting) -> torch.Tensor:
+    """The quantized weights by docs/method.md with its default readings, read plainly: one full sort for each sign."""
+    x = W.detach().reshape(-1)
+    quantized = torch.zeros_like(x)
+    for sign, m in ((-1, 2 ** (theta.b - 1)), (1, 2 ** (theta.b - 1) - 1)):
+        side = sign * x
+        magnitude = side[side > 0].sort().values
+        if not len(magnitude):
+            continue
+        k = int(np.ceil(theta.p * len(magnitude)))
+        c, e = float(magnitude[k - 1]) if k else 0.0, float(magnitude[-1])
+        edges = torch.as_tensor(c + (e - c) * np.arange(1, m) / m, device=x.device)
+        kept = side > c
+        interval = torch.bucketize(side[kept].double(), edges, right=True)
+        sums = torch.bincount(interval, weights=x[kept].double(), minlength=m)
+        quantized[kept] = (sums / torch.bincount(interval, minlength=m).clamp(min=1)).to(x.dtype)[interval]
+    return quantized.view(W.shape)
+
+
+class PlainSharing(nn.Module):
+    """The plain version as a weight's parametrization."""
+
+    def forward(self, W: torch.Tensor) -> torch.Tensor:
+        return StraightThrough.apply(W, plain(W, SETTING))
+
+
+def training_step(network: str, batch: int, shape: tuple[int, ...], device: torch.device, repeats: int) -> Row:
+    """A training step with pruning-quantization over one without it, at p = 0.9 and b = 4 in every layer."""
+    works = {kind: step(network, batch, shape, device, kind) for kind in ("dense", "clipq", "plain")}
+    milliseconds = {kind: 1e3 * seconds for kind, seconds in in_turn(works, repeats, device).items()}
+    return {
+        "network": network, "batch": batch, **{f"{kind}_ms": ms for kind, ms in milliseconds.items()},
+        "ratio": milliseconds["clipq"] / milliseconds["dense"],
+    }  # fmt: skip
+
+
+def step(
+    network: str, batch: int, shape: tuple[int, ...], device: torch.device, kind: str
+) -> Callable[[], torch.Tensor]:
+    """One step of training: ``dense``, ``clipq``, or with the ``plain`` version."""
+    x, y = torch.rand(batch, *shape, device=device), torch.arange(batch, device=device) % 10
+    model = build_network(network, n_classes=10, input_shape=shape).to(device)
+    layers = compressible_layers(model)
+    if kind == "clipq":
+        share_weights(layers, {layer.name: SETTING for layer in layers})
+    if kind == "plain":
+        for module, attribute in (owner for layer in layers for owner in layer.owners):
+            parametrize.register_parametrization(module, attribute, PlainSharing())
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
+
+    def run() -> torch.Tensor:
+        optimizer.zero_grad(set_to_none=True)
+        output = model(x)
+        loss = functional.cross_entropy(output[0] if isinstance(output, tuple) else output, y)
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    return run
+
+
+def memory(device: torch.device) -> Row:
+    """Bytes at the peak of AlexNet's training step, weights, gradients and momentum in, over the weights' bytes."""
+    model = build_network("alexnet", n_classes=10, input_shape=(3, 227, 227))
+    sizes = [layer.weight.numel() * layer.weight.element_size() for layer in compressible_layers(model)]
+    del model
+    row = {"largest_layer": max(sizes) / sum(sizes)}
+    for kind in ("dense", "clipq"):
+        before = _bytes_now(device)
+        work = step("alexnet", 1, (3, 227, 227), device, kind)
+        work()
+        _forget_peak(device)
+        work()
+        row[kind] = (_peak_bytes(device) - before) / sum(sizes)
+        del work
+    return row
+
+
+def _status(key: str) -> int:
+    """A figure in bytes of Linux' /proc/self/status."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(key))
+
+
+def _bytes_now(device: torch.device) -> int:
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else _status("VmRSS:")
+
+
+def _peak_bytes(device: torch.device) -> int:
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _status("VmHWM:")
+
+
+def _forget_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def search_time(device: torch.device, data_dir: str | None) -> Row:
+    """25 evaluations for each layer of a fresh LeNet-5 on MNIST's images; random ones where MNIST is not to be had."""
+    try:
+        name, (x, y) = "MNIST", load_dataset("mnist", data_dir).subset(IMAGES)
+    except ClipqError:
+        name, x, y = "random", torch.rand(IMAGES, 1, 28, 28), torch.arange(IMAGES) % 10
+    torch.manual_seed(0)
+    model = build_network("lenet5", n_classes=10, input_shape=(1, 28, 28)).to(device)
+    batches = [(a.to(device), b.to(device)) for a, b in zip(x.split(1000), y.split(1000), strict=True)]
+    started = time.perf_counter()
+    _, evaluations = search(model, compressible_layers(model), SubsetError(batches), SearchConfig(evaluations=25))
+    seconds = time.perf_counter() - started
+    evaluating = sum(e.seconds for e in evaluations)
+    return {
+        "data": name, "images": len(x), "evaluations": len(evaluations), "seconds": seconds,
+        "evaluation_seconds": evaluating, "proposal_seconds": seconds - evaluating,
+    }  # fmt: skip
