@@ -45,8 +45,12 @@ def network(title: str, dense: float, compressed: float) -> dict[str, Any]:
 def results(tmp_path: Path) -> Path:
     """A folder with made measurements for every page."""
     operation = [{"what": "copy", "p": 0.9, "ms": 2.0, "copies": 1.0}, {"what": "torch.sort", "p": 0.9, "ms": 80.0, "copies": 40.0}]  # fmt: skip  # noqa: E501
-    training = [{"network": "lenet5", "batch": 64, "dense_ms": 10.0, "clipq_ms": 13.0, "ratio": 1.3}]
-    speed = {"provenance": ORIGIN, "device": "cpu", "weights": 1000, "operation": operation, "training": training}
+    training = [{"network": "lenet5", "batch": 64, "dense_ms": 10.0, "clipq_ms": 13.0, "plain_ms": 30.0, "ratio": 1.3}]  # fmt: skip  # noqa: E501
+    searched = {"data": "MNIST", "images": 9, "evaluations": 4, "seconds": 3.0, "evaluation_seconds": 2.0, "proposal_seconds": 1.0}  # fmt: skip  # noqa: E501
+    speed = {
+        "provenance": ORIGIN, "device": "cpu", "weights": 1000, "operation": operation, "training": training,
+        "memory": {"largest_layer": 0.5, "dense": 3.0, "clipq": 4.0}, "search": searched,
+    }  # fmt: skip
     effects = {
         "experiment": "mnist_lenet5", "overrides": {}, "seeds": 3, "provenance": ORIGIN,
         "base": {"error": 0.0100, "error_sd": 0.0005, "bytes": 10_000.0},
@@ -146,7 +150,7 @@ def test_what_the_pages_say(results: Path):
     assert "| 0.5 | **3.00** / **1.50** | 6.00 / **3.00** |" in sizes and "-0.99 %" in sizes
     assert "A01 all weights changes the error most (+0.30 points) and A08 wide the size (+50.0 %)" in index
     assert "LeNet-5 17 times smaller at 4.50 % error (dense 4.00 %)" in index, "12,036 bytes to 700"
-    assert "1.30 to 1.30 dense ones" in index and "| cpu | lenet5 | 64 | 10.00 ms | 13.00 ms | 1.30 |" in index
+    assert "1.30 to 1.30 dense ones" in index and "| cpu | lenet5 | 64 | 10.00 ms | 13.00 ms | 30.00 ms | 1.30 |" in index
     codec = (results / "codec" / "README.md").read_text(encoding="utf-8")
     assert "10.0 to 10.0 % smaller on 1 sets of weights; 1 million weights are encoded at 8 and decoded at 16" in index
     assert "| clipq entropy | 900 | 0.900 | 8 | 16 | 1.00 | - | yes |" in codec and "-1.00 % off, in 0.10 s" in codec

@@ -27,14 +27,16 @@ def _summary(data: Data) -> str:
             str(x["batch"]),
             f"{x['dense_ms']:.2f} ms",
             f"{x['clipq_ms']:.2f} ms",
+            f"{x['plain_ms']:.2f} ms",
             f"{x['ratio']:.2f}",
         )
         for device, report in data.items()
         for x in report["training"]
     ]
-    header = ("device", "network", "batch", "dense step", "CLIP-Q step", "ratio")
+    header = ("device", "network", "batch", "dense step", "CLIP-Q step", "with the plain version", "ratio")
     return (
-        "What a training step with pruning-quantization costs beside one without, measured in turn with it:\n\n"
+        "What a training step with pruning-quantization costs beside one without, measured in turn with it, and with "
+        "the plain version (a full sort for each sign):\n\n"
         f"{Table(header, rows, n_text=2).markdown()}"
     )
 
@@ -47,6 +49,9 @@ def _body(data: Data) -> str:
             _operation_table(report).markdown(),
             "A copy reads and writes the weights once, here and now: a time in copies is what the operation costs on "
             "any machine. Later steps know the last step's clips.",
+            "## Memory and search",
+            _memory_text(report["memory"]),
+            _search_text(report["search"]),
             origin(report["provenance"]),
         ]
     return "\n\n".join(parts)
@@ -55,6 +60,22 @@ def _body(data: Data) -> str:
 def _operation_table(report: Mapping[str, Any]) -> Table:
     rows = [(x["what"], f"{x['p']:g}", f"{x['ms']:.1f} ms", f"{x['copies']:.1f}") for x in report["operation"]]
     return Table(("what", "p", "time", "in copies"), rows)
+
+
+def _memory_text(m: Mapping[str, float]) -> str:
+    return (
+        f"At its peak a step of AlexNet with one image takes {m['dense']:.2f} times the bytes of the weights, and "
+        f"{m['clipq']:.2f} times with CLIP-Q: {m['clipq'] - m['dense']:.2f} more. The largest layer alone is "
+        f"{m['largest_layer']:.2f}."
+    )
+
+
+def _search_text(s: Mapping[str, Any]) -> str:
+    return (
+        f"The search of LeNet-5, {s['evaluations']} evaluations on {s['images']:,} images ({s['data']}), took "
+        f"{s['seconds']:.1f} s: {s['evaluation_seconds']:.1f} s the evaluations, {s['proposal_seconds']:.1f} s the "
+        "choice of what to try next."
+    )
 
 
 def _figure(data: Data, new_figure: NewFigure) -> Figure:
