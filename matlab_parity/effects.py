@@ -18,7 +18,7 @@ from clipq.run import Run
 from matlab_parity.assumptions import assumptions
 
 #: Overrides that make a rough measurement in minutes.
-QUICK = {"train.epochs": "1", "dense.epochs": "2", "search.evaluations": "6", "search.subset": "1000"}
+QUICK = {"train.epochs": "1", "dense.epochs": "2", "search.evaluations": "12"}
 
 
 def measure_effects(
