@@ -150,7 +150,8 @@ def test_what_the_pages_say(results: Path):
     assert "| 0.5 | **3.00** / **1.50** | 6.00 / **3.00** |" in sizes and "-0.99 %" in sizes
     assert "A01 all weights changes the error most (+0.30 points) and A08 wide the size (+50.0 %)" in index
     assert "LeNet-5 17 times smaller at 4.50 % error (dense 4.00 %)" in index, "12,036 bytes to 700"
-    assert "1.30 to 1.30 dense ones" in index and "| cpu | lenet5 | 64 | 10.00 ms | 13.00 ms | 30.00 ms | 1.30 |" in index
+    assert "1.30 to 1.30 dense ones" in index
+    assert "| cpu | lenet5 | 64 | 10.00 ms | 13.00 ms | 30.00 ms | 1.30 |" in index
     codec = (results / "codec" / "README.md").read_text(encoding="utf-8")
     assert "10.0 to 10.0 % smaller on 1 sets of weights; 1 million weights are encoded at 8 and decoded at 16" in index
     assert "| clipq entropy | 900 | 0.900 | 8 | 16 | 1.00 | - | yes |" in codec and "-1.00 % off, in 0.10 s" in codec
