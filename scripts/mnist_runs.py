@@ -44,7 +44,7 @@ def dense_network(network: str, seed: int, folder: Path, overrides: Mapping[str,
         experiment.dense,
         validate=lambda m: top1_error(m, data.loader("val", data.evaluation_batch)),
         seed=seed,
-        checkpoints=CheckpointFile(path.with_suffix(".ckpt"), {"data set": data.sha256, "dense": experiment.to_toml()}),
+        checkpoints=CheckpointFile(path.with_suffix(".ckpt"), {"data set": data.sha256, "dense": str(experiment.dense)}),
         progress=ProgressBars(f"{network}, dense, seed {seed}"),
     )
     partial = path.with_suffix(".partial")
