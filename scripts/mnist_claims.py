@@ -209,7 +209,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", default="", help="folder that holds MNIST (default: $CLIPQ_DATA, the cache)")
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=NETWORKS)
-    parser.add_argument("--seeds", type=int, default=3, help="runs of each, with seeds 0, 1, ...")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one run of each")
     parser.add_argument("--epochs", type=int, default=20, help="of every fine-tuning")
     parser.add_argument("--threads", type=int, default=0, help="of torch; 0 leaves its choice")
     parser.add_argument("--runs", type=Path, default=RESULTS / "runs", help="folder of the runs")
@@ -220,7 +220,7 @@ def main(argv: list[str] | None = None) -> int:
             rows: dict[str, list[dict[str, Any]]] = {"orders": [], "searches": []}
             origin = provenance(0)
             origin["command"] = without_folders(origin["command"])
-            for seed in range(options.seeds):
+            for seed in options.seeds:
                 for part, row in claims(network, seed, options.epochs, options):
                     rows[part].append(row)
                     print(f"{network}, seed {seed}, {row}"[:200], flush=True)
@@ -238,6 +238,9 @@ def main(argv: list[str] | None = None) -> int:
     except ClipqError as error:
         print(error, file=sys.stderr)
         return 2
+    except KeyboardInterrupt as stop:
+        print(f"{stop or 'interrupted'}; the same command goes on", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data-dir", default="", help="folder that holds MNIST (default: $CLIPQ_DATA, the cache)")
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=NETWORKS)
     parser.add_argument("--recipes", nargs="+", default=list(RECIPES), choices=list(RECIPES))
-    parser.add_argument("--seeds", type=int, default=3, help="runs of each, with seeds 0, 1, ...")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one run of each")
     parser.add_argument("--threads", type=int, default=0, help="of torch; 0 leaves its choice")
     parser.add_argument("--runs", type=Path, default=RESULTS / "mnist" / "runs", help="folder of the runs")
     options = parser.parse_args(argv)
@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         for network in options.networks:
             for recipe in options.recipes:
-                for seed in range(options.seeds):
+                for seed in options.seeds:
                     starts = {"ours": dense_network(network, seed, options.runs, common)}
                     if options.caffe:
                         starts["caffe"] = options.caffe / CAFFE.format(network)
@@ -46,6 +46,9 @@ def main(argv: list[str] | None = None) -> int:
     except ClipqError as error:
         print(error, file=sys.stderr)
         return 2
+    except KeyboardInterrupt as stop:
+        print(f"{stop or 'interrupted'}; the same command goes on", file=sys.stderr)
+        return 130
     return 0
 
 
