@@ -38,13 +38,14 @@ def dense_network(network: str, seed: int, folder: Path, overrides: Mapping[str,
     seed_everything(seed)
     model = build_network(network, n_classes=data.n_classes, input_shape=data.input_shape)
     folder.mkdir(parents=True, exist_ok=True)
+    depends_on = {"data set": data.sha256, "dense": str(experiment.dense)}
     fit(
         model,
         lambda epoch: data.loader("train", experiment.dense.batch_size, train=True, seed=seed, epoch=epoch),
         experiment.dense,
         validate=lambda m: top1_error(m, data.loader("val", data.evaluation_batch)),
         seed=seed,
-        checkpoints=CheckpointFile(path.with_suffix(".ckpt"), {"data set": data.sha256, "dense": str(experiment.dense)}),
+        checkpoints=CheckpointFile(path.with_suffix(".ckpt"), depends_on),
         progress=ProgressBars(f"{network}, dense, seed {seed}"),
     )
     partial = path.with_suffix(".partial")
