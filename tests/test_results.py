@@ -41,6 +41,27 @@ def network(title: str, dense: float, compressed: float) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def claims() -> dict[str, Any]:
+    """Two seeds whose errors are 1 and 3 %, and a search that is worse the more severe it is."""
+    orders = [
+        {
+            "order": order, "seed": seed, "val_error": 0.01, "test_error": error, "kept": 100, "bytes": 400,
+            "recovery": [{"came_back": 0.1, "new": 0.2}, {"came_back": 0.3, "new": 0.1}],
+        }
+        for order in ("in parallel", "in parallel, mask kept", "one after the other")
+        for seed, error in enumerate((0.01, 0.03))
+    ]  # fmt: skip
+    searches = [
+        {"search": search, "severity": severity, "seed": 0, "val_error": 0.01, "test_error": severity, "bytes": 5000}
+        for search in ("bayesopt", "random", "uniform")
+        for severity in (0.01, 0.02)
+    ]
+    return {
+        "network": "lenet5", "epochs": 2, "uniform_bits": 3, "seconds": 60.0, "orders": orders, "searches": searches,
+        "dense": [{"seed": 0, "val_error": 0.01, "test_error": 0.0125}], "provenance": ORIGIN,
+    }  # fmt: skip
+
+
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
     """A folder with made measurements for every page."""
@@ -63,6 +84,7 @@ def results(tmp_path: Path) -> Path:
         "network": {"name": "lenet5", "parameters": 3_009},
         "provenance": ORIGIN | {"seconds": 12.0},
     }
+    mnist["size"]["best"] = 500
     coders = {"clipq entropy": 900, "clipq fixed": 2000, "brotli": 1300, "static tables": 1100, "NNCodec": 1000}
     rows = [
         {
@@ -79,7 +101,7 @@ def results(tmp_path: Path) -> Path:
     }  # fmt: skip
     contents = {
         "codec/benchmark.json": {"provenance": ORIGIN, "sets": [made]}, "codec/fuzz.json": fuzz,
-        "mnist/run.json": mnist, "speed/cpu.json": speed, "assumptions.json": effects,
+        "mnist/run.json": mnist, "claims/lenet5.json": claims(), "speed/cpu.json": speed, "assumptions.json": effects,
         "paper_sizes/paper_sizes.json": sizes,
     }  # fmt: skip
     for name, content in contents.items():
@@ -149,7 +171,9 @@ def test_what_the_pages_say(results: Path):
         assert "| AlexNet | 4.5 MB | 4 | 0.62 | 0.81 | < 0.5 | 0.62 |" in text
     assert "| 0.5 | **3.00** / **1.50** | 6.00 / **3.00** |" in sizes and "-0.99 %" in sizes
     assert "A01 all weights changes the error most (+0.30 points) and A08 wide the size (+50.0 %)" in index
-    assert "LeNet-5 17 times smaller at 4.50 % error (dense 4.00 %)" in index, "12,036 bytes to 700"
+    assert "LeNet-5 17 times smaller at 4.50 % error (dense 4.00 %; 1 seed)" in index, "12,036 bytes to 700"
+    assert "on LeNet-5 2.00 ± 1.00 % error in parallel" in index and "30 % (LeNet-5)" in index
+    assert "| LeNet-5 | one after the other | 2.00 ± 1.00 % | 400 | 100 | 2 |" in index
     assert "1.30 to 1.30 dense ones" in index
     assert "| cpu | lenet5 | 64 | 10.00 ms | 13.00 ms | 30.00 ms | 1.30 |" in index
     codec = (results / "codec" / "README.md").read_text(encoding="utf-8")

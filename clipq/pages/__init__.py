@@ -4,6 +4,7 @@ A page is one module here, listed in ``PAGES``; ``scripts/make_results.py`` writ
 """
 
 from clipq.pages.assumptions import ASSUMPTIONS
+from clipq.pages.claims import CLAIMS
 from clipq.pages.codec import CODEC
 from clipq.pages.mnist import MNIST
 from clipq.pages.page import Page
@@ -13,4 +14,4 @@ from clipq.pages.speed import SPEED
 __all__ = ["PAGES", "Page"]
 
 #: In the order of results/README.md.
-PAGES: tuple[Page, ...] = (MNIST, PAPER_SIZES, CODEC, ASSUMPTIONS, SPEED)
+PAGES: tuple[Page, ...] = (MNIST, CLAIMS, PAPER_SIZES, CODEC, ASSUMPTIONS, SPEED)
