@@ -20,11 +20,13 @@ def test_a_signal_is_a_wish_and_the_handlers_are_put_back(number: int) -> None:
 
 
 def test_a_second_sigint_breaks_off_what_does_not_stop() -> None:
+    earlier = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs without it
     before = [signal.getsignal(n) for n in SIGNALS]
     with pytest.raises(KeyboardInterrupt), stop_requests():
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
     assert [signal.getsignal(n) for n in SIGNALS] == before
+    signal.signal(signal.SIGINT, earlier)
 
 
 def test_a_second_sigterm_changes_nothing() -> None:

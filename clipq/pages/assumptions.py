@@ -26,10 +26,12 @@ def _headline(data: Data) -> str:
 
 def _summary(data: Data) -> str:
     report = data["assumptions"]
+    seeds = report["seeds"]
+    runs = f"means of {seeds} runs each" if seeds > 1 else "one run each, whose noise is some 0.1 points"
     error, spread = (100 * report["base"][key] for key in ("error", "error_sd"))
     return (
         "The paper's sources leave questions open; each is an option, and here is what the other answers change, on "
-        f"`{report['experiment']}`, means of {report['seeds']} runs each. The defaults give {error:.2f} ± {spread:.2f} "
+        f"`{report['experiment']}`, {runs}. The defaults give {error:.2f}{f' ± {spread:.2f}' if seeds > 1 else ''} "
         f"% test error in {report['base']['bytes']:,.0f} bytes."
     )
 
