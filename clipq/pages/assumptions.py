@@ -27,7 +27,7 @@ def _headline(data: Data) -> str:
 def _summary(data: Data) -> str:
     report = data["assumptions"]
     seeds = report["seeds"]
-    runs = f"means of {seeds} runs each" if seeds > 1 else "one run each, whose noise is some 0.1 points"
+    runs = f"means of {seeds} runs each" if seeds > 1 else "one run each, so that small differences mean nothing"
     error, spread = (100 * report["base"][key] for key in ("error", "error_sd"))
     return (
         "The paper's sources leave questions open; each is an option, and here is what the other answers change, on "
