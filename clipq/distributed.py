@@ -20,6 +20,7 @@ each function here is what it should be for one process.
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -48,7 +49,16 @@ def connect() -> None:
     if dist.is_initialized() or not all(name in os.environ for name in _ENVIRONMENT):
         return
     dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=_PATIENCE)
-    atexit.register(dist.destroy_process_group)
+    atexit.register(_leave)
+
+
+def _leave() -> None:
+    """Ends the connection and its threads, which must not outlive the interpreter.
+
+    A replica that is garbage, but not collected yet, would keep them.
+    """
+    gc.collect()
+    dist.destroy_process_group()
 
 
 def world_size() -> int:
