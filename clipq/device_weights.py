@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 
 from clipq.conventions import Conventions
-from clipq.partition import Side, centres, device_thresholds, edges
+from clipq.partition import Side, centres, clip_value, device_thresholds, edges
 from clipq.quantized_net import LayerSetting
 
 _DIGIT = 16  # bits counted at a time
@@ -87,15 +87,7 @@ def _clip(x: torch.Tensor, extremes: torch.Tensor, p: float, conventions: Conven
     if conventions.clip_value == "last_clipped" and conventions.clip_ties == "prune":
         return _Clip(m_k, beyond, None)
     m_next = torch.where(k < n, _largest(magnitude, side, n - k - 1), extremes)
-    match conventions.clip_value:
-        case "last_clipped":
-            c = m_k
-        case "first_kept":
-            c = m_next
-        case "midpoint":
-            c = (m_k + m_next) / 2
-        case "quantile":
-            c = m_k + (product + 0.5 - k) * (m_next - m_k)
+    c = clip_value(m_k, m_next, product, k, conventions)
     if conventions.clip_ties == "prune":
         return _Clip(c, beyond, None)
     tied = (k > 0) & (k < n) & (m_k == m_next) & (m_k > 0)

@@ -26,6 +26,22 @@ class Side(NamedTuple, Generic[Number]):
     keep_from: Number
 
 
+def clip_value(m_k: Any, m_next: Any, product: Any, k: Any, conventions: Conventions) -> Any:
+    """The clip (A03) at the largest pruned magnitude ``m_k`` or above, up to the next one.  product: p*n, before A02.
+
+    All floats, or all torch's float64 on a device.
+    """
+    match conventions.clip_value:
+        case "last_clipped":
+            return m_k
+        case "first_kept":
+            return m_next
+        case "midpoint":
+            return (m_k + m_next) / 2
+        case "quantile":
+            return m_k + (product + 0.5 - k) * (m_next - m_k)
+
+
 def edges(neg: Side, pos: Side, b: int, conventions: Conventions) -> Any:
     """float64 [N - 1], N = 2^b - 1: between neighbouring intervals, ascending, as A05 says.
 

@@ -238,10 +238,12 @@ class Run:
             stop=self._asked_to_stop,
         )
 
-    def _objective(self, dense: nn.Module) -> Objective:
-        objective = cross_entropy(self.experiment.train.label_smoothing)
+    def _objective(self, dense: nn.Module) -> Objective | None:
+        """None: the training's usual one."""
         config = self.experiment.distillation
-        return distilled(objective, dense, config) if config.weight else objective
+        if not config.weight:
+            return None
+        return distilled(cross_entropy(self.experiment.train.label_smoothing), dense, config)
 
     def _encode(self, net: QuantizedNet) -> EncodedNet:
         encoded = encode_sparse_quantized_net_v2(net, self.experiment.encode.coder, self.experiment.conventions)

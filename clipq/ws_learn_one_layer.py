@@ -18,7 +18,7 @@ from clipq.conventions import Conventions
 from clipq.device_weights import learn_on_device
 from clipq.errors import WeightError
 from clipq.host_weights import HostWeights, Rank
-from clipq.partition import Side, centres, edges, intervals, thresholds
+from clipq.partition import Side, centres, clip_value, edges, intervals, thresholds
 from clipq.quantized_net import LayerSetting
 
 Array = TypeVar("Array", torch.Tensor, np.ndarray)
@@ -221,15 +221,7 @@ def _side(
 ) -> Side:
     """The clip's value (A03), and from which magnitude on weights are kept (A04)."""
     m_k, m_next = pair
-    match conventions.clip_value:
-        case "last_clipped":
-            c = m_k
-        case "first_kept":
-            c = m_next
-        case "midpoint":
-            c = (m_k + m_next) / 2
-        case "quantile":
-            c = m_k + (p * rank.n + 0.5 - rank.k) * (m_next - m_k)
+    c = clip_value(m_k, m_next, p * rank.n, rank.k, conventions)
     tied = 0 < rank.k < rank.n and m_k == m_next and m_k > 0
     if not tied or conventions.clip_ties == "prune":
         return Side(c, e, float(np.nextafter(number(m_k), number(inf))))

@@ -69,19 +69,24 @@ def ws_train(
             for name, theta in settings.items():
                 shared.by_layer[name].setting = LayerSetting(share * theta.p, theta.b)
 
-        def validate_at_the_end(network: nn.Module) -> float:
-            prune(1.0)
-            return validate(network) if validate else float("nan")
-
-        history = (
-            fit(model, epochs, config, validate=validate and validate_at_the_end, before_step=prune, **options)
-            if config.epochs
-            else History()
-        )
+        options |= {"before_step": prune, "validate": validate and _fully_pruned(prune, validate)}
+        history = fit(model, epochs, config, **options) if config.epochs else History()
     net = quantized_net(model, layers, settings, conventions)
     full_precision = {layer.name: layer.weight.detach().clone() for layer in layers}
     keep_quantized(layers, net)
     return WsTrainResult(net, history, full_precision)
+
+
+def _fully_pruned(
+    prune: Callable[[float], None], validate: Callable[[nn.Module], float]
+) -> Callable[[nn.Module], float]:
+    """``validate`` of the network as it is pruned in the end; the next step goes on with its own rate."""
+
+    def validate_fully_pruned(network: nn.Module) -> float:
+        prune(1.0)
+        return validate(network)
+
+    return validate_fully_pruned
 
 
 def _measure(sharing: Mapping[str, WeightSharing], conventions: Conventions) -> Measure:

@@ -29,7 +29,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from clipq.atomic_file import write_text
 from clipq.data import Dataset, load_dataset
 from clipq.encode_sparse_quantized_net_v2 import encode_sparse_quantized_net_v2
-from clipq.errors import ClipqError
 from clipq.experiment import Experiment, load_experiment
 from clipq.layers import CompressibleLayer, compressible_layers
 from clipq.networks import build_network
@@ -41,7 +40,7 @@ from clipq.train_state import seed_everything
 from clipq.training import fit, top1_error
 from clipq.ws_learn_one_layer import ws_learn_one_layer
 from clipq.ws_train import ws_train
-from scripts.mnist_runs import NETWORKS, dense_network, run_once, without_folders
+from scripts.mnist_runs import add_common_options, dense_network, exit_code, run_once, without_folders
 
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "claims"
 LAMBDAS = (10.0, 30.0, 100.0, 300.0, 1000.0)
@@ -123,6 +122,7 @@ def measure_order(order: str, start: Start) -> dict[str, Any]:
         "kept": sum(layer.n_kept for layer in trained.net.layers),
         "bytes": len(encode_sparse_quantized_net_v2(trained.net, "best").to_bytes()),
         "seconds": round(time.monotonic() - began, 1),
+        "commit": provenance(start.seed)["commit"],
     }
     if order == "in parallel":
         row["recovery"] = came_back.epochs
@@ -178,6 +178,7 @@ def measure_search(
     return {
         "search": mode, "severity": severity, "seed": seed, "val_error": report["error"]["compressed_val"],
         "test_error": report["error"]["decoded_test"], "bytes": report["size"]["file"],
+        "seconds": report["provenance"]["seconds"], "commit": report["provenance"]["commit"],
         "layers": [[x["name"], x["p"], x["b"]] for x in report["layers"]],
     }  # fmt: skip
 
@@ -205,43 +206,37 @@ def claims(network: str, seed: int, epochs: int, options: argparse.Namespace) ->
         yield "orders", json.loads(kept.read_text("utf-8"))
 
 
+def measure(network: str, options: argparse.Namespace) -> None:
+    """All of one network; what is there after each seed is kept."""
+    rows: dict[str, list[dict[str, Any]]] = {"orders": [], "searches": [], "dense": []}
+    origin = provenance(0)
+    origin["command"] = without_folders(origin["command"])
+    for seed in options.seeds:
+        for part, row in claims(network, seed, options.epochs, options):
+            rows[part].append(row)
+            print(f"{network}, seed {seed}, {row}"[:200], flush=True)
+        dense = json.loads((options.runs / f"{network}-bayesopt-100-{seed}.json").read_text("utf-8"))["error"]
+        rows["dense"].append({"seed": seed, "val_error": dense["dense_val"], "test_error": dense["dense_test"]})
+        kept = {
+            "network": network, "epochs": options.epochs, "batch_size": BATCH_SIZE, "uniform_bits": UNIFORM_BITS,
+            "seconds": round(sum(row["seconds"] for part in ("orders", "searches") for row in rows[part]), 1),
+            **rows, "provenance": origin,
+        }  # fmt: skip
+        RESULTS.mkdir(parents=True, exist_ok=True)
+        write_text(RESULTS / f"{network}.json", json.dumps(kept, indent=1) + "\n")
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-dir", default="", help="folder that holds MNIST (default: $CLIPQ_DATA, the cache)")
-    parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=NETWORKS)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one run of each")
+    add_common_options(parser, RESULTS / "runs")
     parser.add_argument("--epochs", type=int, default=20, help="of every fine-tuning")
-    parser.add_argument("--threads", type=int, default=0, help="of torch; 0 leaves its choice")
-    parser.add_argument("--runs", type=Path, default=RESULTS / "runs", help="folder of the runs")
     options = parser.parse_args(argv)
-    try:
+
+    def work() -> None:
         for network in options.networks:
-            began = time.monotonic()
-            rows: dict[str, list[dict[str, Any]]] = {"orders": [], "searches": []}
-            origin = provenance(0)
-            origin["command"] = without_folders(origin["command"])
-            for seed in options.seeds:
-                for part, row in claims(network, seed, options.epochs, options):
-                    rows[part].append(row)
-                    print(f"{network}, seed {seed}, {row}"[:200], flush=True)
-                dense = json.loads((options.runs / f"{network}-bayesopt-100-{seed}.json").read_text("utf-8"))["error"]
-                rows.setdefault("dense", []).append(
-                    {"seed": seed, "val_error": dense["dense_val"], "test_error": dense["dense_test"]}
-                )
-                kept = {
-                    "network": network, "epochs": options.epochs, "batch_size": BATCH_SIZE,
-                    "uniform_bits": UNIFORM_BITS,
-                    "seconds": round(time.monotonic() - began, 1), **rows, "provenance": origin,
-                }  # fmt: skip
-                RESULTS.mkdir(parents=True, exist_ok=True)
-                write_text(RESULTS / f"{network}.json", json.dumps(kept, indent=1) + "\n")
-    except ClipqError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt as stop:
-        print(f"{stop or 'interrupted'}; the same command goes on", file=sys.stderr)
-        return 130
-    return 0
+            measure(network, options)
+
+    return exit_code(work)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import shlex
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from clipq.checkpoint import CheckpointFile
 from clipq.data import load_dataset
 from clipq.decode_sparse_quantized_net_v2 import decode_sparse_quantized_net_v2
 from clipq.encode_sparse_quantized_net_v2 import encode_sparse_quantized_net_v2
+from clipq.errors import ClipqError
 from clipq.experiment import load_experiment
 from clipq.networks import build_network
 from clipq.progress import ProgressBars
@@ -74,6 +77,28 @@ def run_once(experiment: str, overrides: Mapping[str, str], folder: Path, kept: 
     write_text(kept, json.dumps(short, indent=1) + "\n")
     print(f"{kept.name}: {short['size']['ratio']:.1f}x, error {short['error']['decoded_test']:.2%}", flush=True)
     return short
+
+
+def add_common_options(parser: argparse.ArgumentParser, runs: Path) -> None:
+    """Which networks and seeds, from what data, where; ``runs``: the default folder of the runs."""
+    parser.add_argument("--data-dir", default="", help="folder that holds MNIST (default: $CLIPQ_DATA, the cache)")
+    parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=NETWORKS)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one run of each")
+    parser.add_argument("--threads", type=int, default=0, help="of torch; 0 leaves its choice")
+    parser.add_argument("--runs", type=Path, default=runs, help="folder of the runs")
+
+
+def exit_code(work: Callable[[], None]) -> int:
+    """Does the work; errors and interruptions in a line on stderr."""
+    try:
+        work()
+    except ClipqError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as stop:
+        print(f"{stop or 'interrupted'}; the same command goes on", file=sys.stderr)
+        return 130
+    return 0
 
 
 def without_folders(command: str) -> str:

@@ -136,16 +136,20 @@ layers = hnp.arrays(np.float32, st.integers(0, 40), elements=coarse | fine)
 rates = st.sampled_from([0.0, 0.25, 0.5, 0.9, 1.0]) | st.floats(0, 1)
 
 
-@settings(max_examples=400, deadline=None)
-@given(W=layers, p=rates, b=st.integers(2, 4), c=st.sampled_from(ALL), double=st.booleans())
-def test_agrees_with_the_definition_read_by_hand(W, p, b, c, double):
-    W = W.astype(np.float64) if double else W
-    r = ws_learn_one_layer(W, p, b, c)
+def assert_is_the_definition(r, W, p, b, c):
     codes, levels = by_hand(W, p, b, c)
     np.testing.assert_array_equal(r.codes, codes)
     for j, level in enumerate(levels):
         if level is not None:
             assert abs(r.levels[j] - level) <= np.spacing(abs(level)) + 1e-15, "sums differ in order only"
+
+
+@settings(max_examples=400, deadline=None)
+@given(W=layers, p=rates, b=st.integers(2, 4), c=st.sampled_from(ALL), double=st.booleans())
+def test_agrees_with_the_definition_read_by_hand(W, p, b, c, double):
+    W = W.astype(np.float64) if double else W
+    r = ws_learn_one_layer(W, p, b, c)
+    assert_is_the_definition(r, W, p, b, c)
 
 
 @settings(max_examples=200, deadline=None)
@@ -325,11 +329,7 @@ def way(request):
 def test_every_way_of_passing_over_the_weights_gives_the_definition(way, W, p, b, c, double):
     W = W.astype(np.float64) if double else W
     r = ws_learn_one_layer(W, p, b, c)
-    codes, levels = by_hand(W, p, b, c)
-    np.testing.assert_array_equal(r.codes, codes)
-    for j, level in enumerate(levels):
-        if level is not None:
-            assert abs(r.levels[j] - level) <= np.spacing(abs(level)) + 1e-15, "sums differ in order only"
+    assert_is_the_definition(r, W, p, b, c)
     assert_same(ws_learn_one_layer(W, p, b, c, near=(r.c_neg, r.c_pos)), r)
 
 
