@@ -111,10 +111,19 @@ class QuantizedNet:
 
     def rounded(self, dtype: str) -> QuantizedNet:
         """The same with each floating tensor rounded to the values of ``dtype`` (``float16``, ``bfloat16``), where that
-        has fewer digits; its type stays.  (DEVIATIONS.md, D13.)"""
+        has fewer digits; its type stays.  (DEVIATIONS.md, D13.)
+
+        Raises:
+            SettingError: a finite number that is too large for ``dtype``; names the tensor.
+        """
         coarse = WEIGHT_DTYPES[dtype]
-        tensors = {
-            name: t.to(coarse).to(t.dtype) if t.dtype in (torch.float64, torch.float32) else t
-            for name, t in self.tensors.items()
-        }
+        tensors = dict(self.tensors)
+        for name, exact in self.tensors.items():
+            if exact.dtype in (torch.float64, torch.float32):
+                tensors[name] = exact.to(coarse).to(exact.dtype)
+                if too_large := int((tensors[name].isinf() & exact.isfinite()).sum()):
+                    raise SettingError(
+                        f"tensor {name}: expected numbers of at most {torch.finfo(coarse).max:g} to round to {dtype}, "
+                        f"got {too_large} larger ones; leave encode.tensors as_trained, or use bfloat16"
+                    )
         return replace(self, tensors=tensors)

@@ -66,3 +66,10 @@ def test_rounding_keeps_types_and_whole_numbers():
     rounded = QuantizedNet((), tensors).rounded("bfloat16").tensors
     assert rounded["bias"].dtype == torch.float32 and rounded["bias"].tolist() == [1.0, -3.140625]
     assert torch.equal(rounded["half"], tensors["half"]) and torch.equal(rounded["count"], tensors["count"])
+
+
+def test_a_number_too_large_to_round_is_refused_with_its_tensor():
+    net = QuantizedNet((), {"norm.running_var": torch.tensor([1.0, 7e4]), "odd": torch.tensor([float("inf")])})
+    with pytest.raises(SettingError, match=r"norm\.running_var: expected numbers of at most 65504 .* got 1 larger"):
+        net.rounded("float16")
+    assert torch.isfinite(net.rounded("bfloat16").tensors["norm.running_var"]).all()
