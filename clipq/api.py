@@ -233,7 +233,7 @@ def _search_error(config: SearchConfig, metric: Metric | None, search_metric: Me
     if isinstance(search_metric, SubsetError):
         return search_metric
     chosen = search_metric or metric
-    if chosen is None and config.mode in ("bayesopt", "random"):
+    if chosen is None and config.searches:
         raise SettingError(f"compress: a search of mode {config.mode} needs a metric or a search_metric, got none")
     return _checked(chosen, "search_metric" if search_metric else "metric") if chosen else lambda model: 0.0
 

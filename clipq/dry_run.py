@@ -152,11 +152,11 @@ class _Rehearsal:
         config = self.experiment.search
         n = min(config.subset, self.data.evaluation_batch, self.data.size("train"))
         error = SubsetError([tuple(t[:n].to(self.device) for t in self.data.train)])
-        mode = config.mode if config.mode in ("bayesopt", "random") else "bayesopt"
+        mode = config.mode if config.searches else "bayesopt"
         short = replace(config, mode=mode, evaluations=2)
         _, evaluations = search(model, layers[:1], error, short, conventions=self.experiment.conventions)
         seconds = min(e.seconds for e in evaluations)
-        total = config.evaluations * len(layers) if config.mode in ("bayesopt", "random") else 0
+        total = config.evaluations * len(layers) if config.searches else 0
         batches = min(config.subset, self.shape.n_train) / n
         return Stage("search of p and b", n, seconds, total, 1, total * batches * seconds)
 

@@ -20,6 +20,7 @@ from clipq.distillation import DistillationConfig
 from clipq.errors import ExperimentError, SettingError
 from clipq.pruning_schedule import PruningSchedule
 from clipq.search_config import SearchConfig
+from clipq.selection import SelectionConfig
 from clipq.train_config import TrainConfig
 
 
@@ -113,6 +114,7 @@ class Experiment:
     dense: TrainConfig = field(default_factory=TrainConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
+    selection: SelectionConfig = field(default_factory=SelectionConfig)
     layers: LayersConfig = field(default_factory=LayersConfig)
     conventions: Conventions = field(default_factory=Conventions)
     schedule: PruningSchedule = field(default_factory=PruningSchedule)

@@ -157,11 +157,24 @@ def _search_words(report: Report) -> str:
         return "## The choice of p and b\n\nNot searched: given for each layer by the experiment."
     n_layers = len({e["layer"] for e in evaluations})
     how = {"bayesopt": "Bayesian optimisation", "random": "Random draws"}[config["mode"]]
+    selection = report["selection"]
     return (
-        f"## The choice of p and b\n\n{how}, layer by layer: the least error - {config['lambda_']:g} x saving, the "
+        f"## The choice of p and b\n\n{how}, layer by layer: the least error - {selection['lambda']:g} x saving, the "
         f"error on {min(config['subset'], report['data']['train']):,} training images, the saving as a fraction of the "
         f"whole network's bits. {len(evaluations):,} evaluations for {n_layers} layers took "
         f"{sum(e['seconds'] for e in evaluations):,.1f} s in all; fine-tuning took {report['seconds']['train']:,.1f} s."
+        f"{_selection_words(selection)}"
+    )
+
+
+def _selection_words(selection: Mapping[str, Any]) -> str:
+    """Nothing where one lambda was tried."""
+    if len(selection["tried"]) == 1:
+        return ""
+    tried = ", ".join(f"{_error(x['val_error'])} with {x['lambda']:g}" for x in selection["tried"])
+    return (
+        f" Lambdas were tried until the network's error on the validation images was no more than "
+        f"{_error(selection['accepted'])}, and the best one was taken: {tried}."
     )
 
 

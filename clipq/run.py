@@ -20,7 +20,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -43,32 +42,28 @@ from clipq.progress import NoProgress, ProgressBars, SearchBar
 from clipq.provenance import provenance
 from clipq.quantized_net import LayerSetting, QuantizedNet
 from clipq.report import write_report_page
+from clipq.run_files import RunFiles
+from clipq.run_report import histograms, layer_table, sizes
 from clipq.search import Evaluation, as_record, n_evaluations, search
 from clipq.search_log import SearchLogFile
+from clipq.selection import select
 from clipq.subset_error import SubsetError
 from clipq.train_config import TrainConfig
 from clipq.train_state import History, seed_everything
 from clipq.training import Objective, cross_entropy, fit, top1_error
-from clipq.ws_learn_one_layer import ws_learn_one_layer
 from clipq.ws_train import WsTrainResult, ws_train
 
-_HISTOGRAM_BINS = 120
 
+@dataclass(frozen=True, eq=False)
+class _Attempt:
+    """What one lambda gave: (p, b) and the evaluations that led to them, the fine-tuned network, its held-out error."""
 
-@dataclass(frozen=True)
-class RunFiles:
-    """The names in a run's folder."""
-
-    folder: Path
-
-    def __getattr__(self, name: str) -> Path:
-        names = {
-            "config": "config.toml", "dense": "dense.ckpt", "search": "search.jsonl", "train": "train.ckpt",
-            "clipq": "net.clipq", "mat": "net.mat", "report": "report.json", "page": "report.md",
-        }  # fmt: skip
-        if name not in names:
-            raise AttributeError(name)
-        return self.folder / names[name]
+    lambda_: float
+    settings: dict[str, LayerSetting]
+    evaluations: list[Evaluation]
+    model: nn.Module
+    trained: WsTrainResult
+    val_error: float
 
 
 class Run:
@@ -121,30 +116,53 @@ class Run:
         origin = {**provenance(self.experiment.run.seed), "processes": distributed.world_size()}
         dense, dense_history = self._timed("dense", self._dense)
         layers = compressible_layers(dense, self.experiment.layers.include, self.experiment.layers.exclude)
+        dense_val = self._val_error(dense)
+        chosen, selection = self._select(dense, layers, dense_val)
+        return distributed.on_writer(
+            lambda: self._finish(origin, dense, dense_val, dense_history, layers, chosen, selection)
+        )
+
+    def _select(
+        self, dense: nn.Module, layers: list[CompressibleLayer], dense_val: float
+    ) -> tuple[_Attempt, dict[str, Any]]:
+        """Search and fine-tuning with the lambda that is chosen, and the report's words on the choice."""
+        config, search, tried = self.experiment.selection, self.experiment.search, []
+        if not search.searches:  # lambda plays no part
+            config = replace(config, attempts=1)
+
+        def attempt(number: int, lambda_: float) -> _Attempt:
+            result = self._attempt(number, lambda_, dense, layers)
+            tried.append({"lambda": lambda_, "val_error": result.val_error})
+            return result
+
+        accepted = dense_val if config.error is None else config.error
+        chosen = select(attempt, search.lambda_, accepted, config)
+        return chosen, {"lambda": chosen.lambda_, "accepted": accepted, "tried": tried}
+
+    def _attempt(self, number: int, lambda_: float, dense: nn.Module, layers: list[CompressibleLayer]) -> _Attempt:
+        """Search and fine-tuning with one lambda; each number has files of its own."""
         settings, evaluations = self._timed(
-            "search", lambda: distributed.on_writer(lambda: self._search(dense, layers))
+            "search", lambda: distributed.on_writer(lambda: self._search(number, lambda_, dense, layers))
         )
         model = copy.deepcopy(dense)
-        trained = self._timed("train", lambda: self._train(model, settings, dense))
-        return distributed.on_writer(
-            lambda: self._finish(origin, dense, dense_history, layers, settings, evaluations, model, trained)
-        )
+        trained = self._timed("train", lambda: self._train(number, lambda_, model, settings, dense))
+        return _Attempt(lambda_, settings, evaluations, model, trained, self._val_error(model))
 
     def _finish(
         self,
         origin: dict[str, Any],
         dense: nn.Module,
+        dense_val: float,
         dense_history: History,
         layers: list[CompressibleLayer],
-        settings: dict[str, LayerSetting],
-        evaluations: list[Evaluation],
-        model: nn.Module,
-        trained: WsTrainResult,
+        chosen: _Attempt,
+        selection: dict[str, Any],
     ) -> dict[str, Any]:
         """What comes after the training: the file, its error, the report."""
+        settings, trained = chosen.settings, chosen.trained
         encoded = self._timed("encode", lambda: self._encode(trained.net))
         decoded = self._timed("decode", self._decode)
-        errors = self._timed("test", lambda: self._errors(dense, model, decoded))
+        errors = self._timed("test", lambda: self._test_errors(dense, chosen.model, decoded))
         report = {
             "format": 1,
             "provenance": {**origin, "seconds": round(time.monotonic() - self._started, 1)},
@@ -155,12 +173,13 @@ class Run:
                 "name": self.data.name, "sha256": self.data.sha256,
                 **{split: self.data.size(split) for split in ("train", "val", "test")},
             },
-            "error": errors,
-            "size": self._sizes(encoded, dense),
-            "layers": _layer_table(encoded, trained.net, settings),
-            "search": [as_record(e) for e in evaluations],
+            "error": {"dense_val": dense_val, "compressed_val": chosen.val_error, **errors},
+            "size": sizes(encoded, dense, self.files.clipq.stat().st_size),
+            "layers": layer_table(encoded, trained.net, settings),
+            "selection": selection,
+            "search": [as_record(e) for e in chosen.evaluations],
             "history": {"dense": asdict(dense_history), "train": asdict(trained.history)},
-            "histograms": self._histograms(layers, trained, settings),
+            "histograms": histograms(layers, trained, settings, self.experiment.conventions),
             "seconds": {stage: round(s, 2) for stage, s in self._seconds.items()},
         }  # fmt: skip
         write_text(self.files.report, json.dumps(report, indent=1))
@@ -180,9 +199,9 @@ class Run:
         return deployed(model), history
 
     def _search(
-        self, dense: nn.Module, layers: list[CompressibleLayer]
+        self, number: int, lambda_: float, dense: nn.Module, layers: list[CompressibleLayer]
     ) -> tuple[dict[str, LayerSetting], list[Evaluation]]:
-        config, seed = self.experiment.search, self.experiment.run.seed
+        config, seed = replace(self.experiment.search, lambda_=lambda_), self.experiment.run.seed
         x, y = self.data.subset(config.subset, seed, self.experiment.run.workers)
         size = self.data.evaluation_batch
         subset = [(a.to(self.device), b.to(self.device)) for a, b in zip(x.split(size), y.split(size), strict=True)]
@@ -194,7 +213,7 @@ class Run:
             config,
             conventions=self.experiment.conventions,
             seed=seed,
-            log=SearchLogFile(self.files.search, self._fingerprint),
+            log=SearchLogFile(self.files.attempt(number).search, self._fingerprint),
             on_evaluation=lambda evaluation: self._evaluated(evaluation, bar),
         )
         return settings, evaluations
@@ -206,10 +225,13 @@ class Run:
             layer = evaluation.layer.removesuffix(".weight")
             raise Interrupted(f"the search stopped after evaluation {evaluation.number} of layer {layer}")
 
-    def _train(self, model: nn.Module, settings: dict[str, LayerSetting], dense: nn.Module) -> WsTrainResult:
+    def _train(
+        self, number: int, lambda_: float, model: nn.Module, settings: dict[str, LayerSetting], dense: nn.Module
+    ) -> WsTrainResult:
         layers = compressible_layers(model, self.experiment.layers.include, self.experiment.layers.exclude)
+        title = f"CLIP-Q, lambda = {lambda_:g}" if self.experiment.selection.attempts > 1 else "CLIP-Q"
         trained: WsTrainResult = self._fit(
-            model, self.experiment.train, "CLIP-Q", self.files.train,
+            model, self.experiment.train, title, self.files.attempt(number).train,
             lambda *args, **options: ws_train(
                 args[0], layers, settings, args[1], args[2],
                 conventions=self.experiment.conventions, schedule=self.experiment.schedule,
@@ -230,13 +252,17 @@ class Run:
             model,
             lambda epoch: self._batches("train", config.batch_size, train=True, seed=seed, epoch=epoch),
             config,
-            validate=lambda m: top1_error(m, self._batches("val", self.data.evaluation_batch), shared=True),
+            validate=self._val_error,
             seed=seed,
             amp=self.experiment.run.amp,
             checkpoints=CheckpointFile(path, self._fingerprint, self._checkpoint_every),
             progress=ProgressBars(title) if self._show else NoProgress(),
             stop=self._asked_to_stop,
         )
+
+    def _val_error(self, model: nn.Module) -> float:
+        """On the held-out images, measured by all processes together."""
+        return top1_error(model, self._batches("val", self.data.evaluation_batch), shared=True)
 
     def _objective(self, dense: nn.Module) -> Objective | None:
         """None: the training's usual one."""
@@ -257,16 +283,11 @@ class Run:
         model.load_state_dict(decode_sparse_quantized_net_v2(self.files.clipq).state_dict())
         return model.to(self.device)
 
-    def _errors(self, dense: nn.Module, model: nn.Module, decoded: nn.Module) -> dict[str, float]:
-        def error(network: nn.Module, split: Split) -> float:
-            return top1_error(network, self._batches(split, self.data.evaluation_batch))
-
+    def _test_errors(self, dense: nn.Module, model: nn.Module, decoded: nn.Module) -> dict[str, float]:
+        networks = {"dense_test": dense, "compressed_test": model, "decoded_test": decoded}
         return {
-            "dense_val": error(dense, "val"),
-            "compressed_val": error(model, "val"),
-            "dense_test": error(dense, "test"),
-            "compressed_test": error(model, "test"),
-            "decoded_test": error(decoded, "test"),
+            name: top1_error(network, self._batches("test", self.data.evaluation_batch))
+            for name, network in networks.items()
         }
 
     # What the stages need
@@ -285,7 +306,7 @@ class Run:
         try:
             return work()
         finally:
-            self._seconds[stage] = time.monotonic() - started
+            self._seconds[stage] = self._seconds.get(stage, 0.0) + time.monotonic() - started
 
     def _claim_folder(self, resume: bool) -> None:
         text = self.experiment.to_toml()
@@ -314,54 +335,3 @@ class Run:
         for name, value in parts.items():
             distributed.check_same(f"sha256 of the {name}", value)
         return parts
-
-    # The report's parts
-
-    def _sizes(self, encoded: EncodedNet, dense: nn.Module) -> dict[str, Any]:
-        """Bytes of the file on disk and of its sections, beside those of the dense network's state dict."""
-        on_disk = self.files.clipq.stat().st_size
-        dense_bytes = sum(t.numel() * t.element_size() for t in dense.state_dict().values())
-        sections: dict[str, int] = {}
-        for section, _, size in encoded.sizes():
-            sections[section] = sections.get(section, 0) + size
-        return {"file": on_disk, "dense": dense_bytes, "ratio": dense_bytes / on_disk, "sections": sections}
-
-    def _histograms(
-        self, layers: list[CompressibleLayer], trained: WsTrainResult, settings: dict[str, LayerSetting]
-    ) -> list[dict[str, Any]]:
-        """Of each layer's full-precision weights before and after fine-tuning, with clips and levels."""
-        return [
-            {
-                "layer": layer.name,
-                "before": _histogram(layer.weight.detach(), settings[layer.name], self.experiment),
-                "after": _histogram(trained.full_precision[layer.name], settings[layer.name], self.experiment),
-            }
-            for layer in layers
-        ]
-
-
-def _histogram(weights: torch.Tensor, setting: LayerSetting, experiment: Experiment) -> dict[str, Any]:
-    learned = ws_learn_one_layer(weights, setting.p, setting.b, experiment.conventions)
-    counts, edges = np.histogram(weights.float().cpu().numpy(), bins=_HISTOGRAM_BINS)
-    return {
-        "low": float(edges[0]), "high": float(edges[-1]), "counts": counts.tolist(),
-        "c_neg": learned.c_neg, "c_pos": learned.c_pos,
-        "levels": learned.levels.tolist(), "level_counts": learned.counts.tolist(),
-    }  # fmt: skip
-
-
-def _layer_table(encoded: EncodedNet, net: QuantizedNet, settings: dict[str, LayerSetting]) -> list[dict[str, Any]]:
-    kept = {layer.name: layer.n_kept for layer in net.layers}
-    rows = []
-    for layer in encoded.layers:
-        n = int(np.prod(layer.shape))
-        rows.append(
-            {
-                "name": layer.name, "shape": list(layer.shape), "weights": n,
-                "p": settings[layer.name].p, "b": settings[layer.name].b,
-                "kept": kept[layer.name], "coder": layer.coder,
-                "index_bits": layer.index_bits, "fillers": layer.n_fillers,
-                "bytes": layer.n_bytes, "parts": dict(layer.parts), "ratio": 4 * n / layer.n_bytes,
-            }
-        )  # fmt: skip
-    return rows

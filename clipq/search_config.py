@@ -42,6 +42,11 @@ class SearchConfig:
     b: int = 4
     given: Mapping[str, tuple[float, int]] = field(default_factory=dict)
 
+    @property
+    def searches(self) -> bool:
+        """Whether (p, b) come from evaluations of the objective."""
+        return self.mode in ("bayesopt", "random")
+
     def __post_init__(self) -> None:
         limits = (
             ("mode", self.mode in _MODES, f"one of {_MODES}"),

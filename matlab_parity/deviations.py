@@ -120,4 +120,13 @@ DEVIATIONS = (
         "A network with few weights errs less with it. The experiments named `_small` use it.",
         "clipq.distillation:DistillationConfig", "tests/test_distillation.py",
     ),
+    Deviation(
+        "D15", "Lambda chosen on held-out images (off by default)",
+        "Not known (A12); one lambda for a network, as far as the objective says.",
+        "With `selection.attempts` > 1 smaller and smaller ones are tried, until the fine-tuned network errs on the "
+        "held-out images no more than the dense one.",
+        "How much of the damage the fine-tuning mends depends on network and data. The experiments named `_small` use "
+        "it.",
+        "clipq.selection:SelectionConfig", "tests/test_run.py",
+    ),
 )  # fmt: skip

@@ -33,6 +33,7 @@ def example_report(n_layers: int = 3) -> dict[str, Any]:
             "sections": {"directory": 60, **{f"layer {name}": 200 for name in names}, "tensors": 40},
         },
         "layers": [_layer(name) for name in names],
+        "selection": {"lambda": 1.0, "accepted": 0.02, "tried": [{"lambda": 1.0, "val_error": 0.03}]},
         "search": [_evaluation(name, number) for name in names for number in range(4)],
         "history": {"dense": _history(3), "train": _history(2, sparsity=0.75, bits_per_weight=1.6)},
         "histograms": [{"layer": name, "before": _histogram(), "after": _histogram()} for name in names],

@@ -254,8 +254,59 @@ def test_the_test_images_are_not_seen_before_the_end(tmp_path: Path, monkeypatch
     monkeypatch.setattr(run, "_encode", lambda net: encoded.extend(asked) or encode(net))
     run()
     assert "test" not in encoded
-    assert encoded.count("train") == encoded.count("val") == 4
+    assert encoded.count("train") == 4
+    assert encoded.count("val") == 4 + 2  # each epoch's; the dense and the compressed network's
     assert asked.count("test") == 3
+
+
+def test_lambda_falls_until_the_held_out_error_is_accepted(tmp_path: Path) -> None:
+    options = {"selection__attempts": "3", "selection__factor": "4", "search__lambda_": "8"}
+    strict = made(tmp_path / "strict", selection__error="0", **options)()["selection"]
+    assert [x["lambda"] for x in strict["tried"]] == [8, 2, 0.5]
+    errors = [x["val_error"] for x in strict["tried"]]
+    assert strict["lambda"] == (8, 2, 0.5)[errors.index(min(errors))]
+    at_once = made(tmp_path / "at once", selection__error="1", **options)()
+    assert at_once["selection"] == {"lambda": 8, "accepted": 1, "tried": strict["tried"][:1]}
+    second = made(tmp_path / "second", selection__error=str(errors[1]), **options)()["selection"]
+    assert second["tried"] == strict["tried"][: 1 if errors[0] <= errors[1] else 2]
+
+
+def test_the_dense_networks_error_is_accepted_without_another(tmp_path: Path) -> None:
+    report = made(tmp_path, selection__attempts="2")()
+    assert report["selection"]["accepted"] == report["error"]["dense_val"]
+    chosen = {x["lambda"]: x["val_error"] for x in report["selection"]["tried"]}[report["selection"]["lambda"]]
+    assert report["error"]["compressed_val"] == chosen
+
+
+def test_a_search_of_several_lambdas_goes_on_after_a_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {"selection__attempts": "2", "selection__error": "0"}
+    undisturbed = made(tmp_path / "whole", **options)()
+    run = made(tmp_path / "stopped", **options)
+    attempt = run._attempt
+
+    def stop_at_the_second(number: int, *args: Any) -> Any:
+        if number == 1:
+            raise Interrupted("enough")
+        return attempt(number, *args)
+
+    monkeypatch.setattr(run, "_attempt", stop_at_the_second)
+    with pytest.raises(Interrupted):
+        run()
+    resumed = made(tmp_path / "stopped", resume=True, **options)()
+    assert resumed["selection"] == undisturbed["selection"]
+    assert (tmp_path / "stopped/net.clipq").read_bytes() == (tmp_path / "whole/net.clipq").read_bytes()
+
+
+@pytest.mark.parametrize("option", ["attempts=0", "factor=1.0", "error=1.5", "error=-0.1"])
+def test_selections_that_make_no_sense_are_refused(option: str) -> None:
+    key, value = option.split("=")
+    with pytest.raises(ExperimentError, match=f"selection option {key}: expected"):
+        load_experiment("digits", {f"selection.{key}": value})
+
+
+def test_lambda_plays_no_part_where_nothing_is_searched(tmp_path: Path) -> None:
+    report = made(tmp_path, search__mode="uniform", selection__attempts="3", selection__error="0")()
+    assert len(report["selection"]["tried"]) == 1
 
 
 def test_an_unusable_device_is_named(tmp_path: Path) -> None:

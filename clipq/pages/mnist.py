@@ -121,7 +121,7 @@ def _summary(data: Data) -> str:
         "test errors of two earlier forms of it, both with distillation, had been seen: 1.85 and 2.19 % with seed 0.) "
         "`paper` is the method as published, with the coder that the paper counts; `small` "
         "also lets the pruning rate rise slowly, searches with the entropy coder's sizes, stores biases in bfloat16 "
-        "and lets LeNet-5 learn from the dense network's outputs (D12 to D14 of matlab_parity/DEVIATIONS.md).\n\n"
+        "and lets LeNet-5 learn from the dense network's outputs (D12 to D15 of matlab_parity/DEVIATIONS.md).\n\n"
         f"{Table(header, rows, n_text=2).markdown()}"
     )
 
