@@ -188,7 +188,7 @@ def claims(network: str, seed: int, epochs: int, options: argparse.Namespace) ->
     common = {"data.data_dir": options.data_dir, "run.threads": str(options.threads)}
     weights = dense_network(network, seed, options.runs, common).resolve()
     overrides = {**common, "run.seed": str(seed), "network.weights": str(weights)}
-    overrides |= {"train.epochs": str(epochs), "train.batch_size": str(BATCH_SIZE)}
+    overrides |= {"train.epochs": str(epochs), "train.batch_size": str(BATCH_SIZE), "selection.attempts": "1"}
     for which in searches():
         row = measure_search(network, seed, overrides, options.runs, which)
         yield "searches", row

@@ -1,7 +1,8 @@
 """MNIST's LeNets by the paper's recipe and by our own, from networks trained here and from Caffe's.
 
 Runs them and keeps their figures in results/mnist/.  The dense network of a seed is trained once for both recipes.
-Finished runs are not repeated, interrupted ones go on.
+Caffe's networks have seen the images that are held out here: what theirs may err on them (``selection.error``) is what
+our dense network of that seed does.  Finished runs are not repeated, interrupted ones go on.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from scripts.mnist_runs import add_common_options, dense_network, exit_code, run_once
+from scripts.mnist_runs import add_common_options, dense_network, exit_code, held_out_error, run_once
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 RECIPES = {"paper": "mnist_{}", "small": "mnist_{}_small"}
@@ -24,12 +25,13 @@ def measure(options: argparse.Namespace) -> None:
     """Every network, recipe, seed and start."""
     common = {"data.data_dir": options.data_dir, "run.threads": str(options.threads)}
     for network, recipe, seed in product(options.networks, options.recipes, options.seeds):
-        starts = {"ours": dense_network(network, seed, options.runs, common)}
-        if options.caffe:
-            starts["caffe"] = options.caffe / CAFFE.format(network)
+        ours = dense_network(network, seed, options.runs, common)
+        starts = {"ours": ours} | ({"caffe": options.caffe / CAFFE.format(network)} if options.caffe else {})
         for start, weights in starts.items():
             name = f"{network}-{recipe}-{start}-{seed}"
             overrides = {**common, "run.seed": str(seed), "network.weights": str(weights.resolve())}
+            if start == "caffe":
+                overrides["selection.error"] = str(held_out_error(network, ours, options.data_dir))
             kept = RESULTS / "mnist" / f"{name}.json"
             run_once(RECIPES[recipe].format(network), overrides, options.runs / name, kept)
 

@@ -20,13 +20,16 @@ from clipq.encode_sparse_quantized_net_v2 import encode_sparse_quantized_net_v2
 from clipq.errors import ClipqError
 from clipq.experiment import load_experiment
 from clipq.networks import build_network
+from clipq.pretrained import load_weights
 from clipq.progress import ProgressBars
 from clipq.run import Run
 from clipq.train_state import seed_everything
 from clipq.training import fit, top1_error
 
 NETWORKS = ("lenet300100", "lenet5")
-KEPT = ("provenance", "experiment", "config", "network", "data", "error", "size", "layers", "seconds")
+KEPT = (
+    "provenance", "experiment", "config", "network", "data", "error", "size", "layers", "selection", "seconds",
+)  # fmt: skip
 
 
 def dense_network(network: str, seed: int, folder: Path, overrides: Mapping[str, str]) -> Path:
@@ -55,6 +58,14 @@ def dense_network(network: str, seed: int, folder: Path, overrides: Mapping[str,
     torch.save(model.state_dict(), partial)
     partial.replace(path)
     return path
+
+
+def held_out_error(network: str, weights: Path, data_dir: str) -> float:
+    """Of trained ``weights``, in [0, 1]."""
+    data = load_dataset("mnist", Path(data_dir) if data_dir else None, None)
+    model = build_network(network, n_classes=data.n_classes, input_shape=data.input_shape)
+    load_weights(model, str(weights))
+    return top1_error(model, data.loader("val", data.evaluation_batch))
 
 
 def run_once(experiment: str, overrides: Mapping[str, str], folder: Path, kept: Path) -> dict[str, Any]:

@@ -139,10 +139,19 @@ def _body(data: Data) -> str:
         table = Table(("layer", "weights", "p", "b", "kept %", "bytes", "smaller"), rows, n_text=1)
         seconds = ", ".join(f"{stage} {duration_in_words(s)}" for stage, s in report["seconds"].items() if s >= 1)
         parts += [
-            f"## {name}", table.markdown(), f"Time: {seconds}.",
+            f"## {name}", table.markdown(), f"{_lambdas(report)}Time: {seconds}.",
             origin(report["provenance"], report["provenance"]["seconds"]),
         ]  # fmt: skip
     return "\n\n".join(parts)
+
+
+def _lambdas(report: Mapping[str, Any]) -> str:
+    """What lambdas were tried, where there was a choice."""
+    selection = report.get("selection", {"tried": []})
+    if len(selection["tried"]) < 2:
+        return ""
+    tried = ", ".join(f"{_percent(x['val_error'])} with lambda = {x['lambda']:g}" for x in selection["tried"])
+    return f"Errors on the held-out images: {tried}; accepted: {_percent(selection['accepted'])}. "
 
 
 def _figure(data: Data, new_figure: NewFigure) -> Figure:
