@@ -12,7 +12,7 @@ import math
 import resource
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -155,10 +155,20 @@ class _Rehearsal:
         mode = config.mode if config.searches else "bayesopt"
         short = replace(config, mode=mode, evaluations=2)
         _, evaluations = search(model, layers[:1], error, short, conventions=self.experiment.conventions)
-        seconds = min(e.seconds for e in evaluations)
+        seconds, forward = min(e.seconds for e in evaluations), self._seconds_of(error.from_layer(model, layers[0]))
         total = config.evaluations * len(layers) if config.searches else 0
-        batches = min(config.subset, self.shape.n_train) / n
-        return Stage("search of p and b", n, seconds, total, 1, total * batches * seconds)
+        more_batches = min(config.subset, self.shape.n_train) / n - 1  # quantizing and counting are done once for all
+        return Stage("search of p and b", n, seconds, total, 1, total * (seconds + more_batches * forward))
+
+    @staticmethod
+    def _seconds_of(work: Callable[[], object]) -> float:
+        """The shorter of two times."""
+        seconds = []
+        for _ in range(2):
+            started = time.perf_counter()
+            work()
+            seconds.append(time.perf_counter() - started)
+        return min(seconds)
 
     def _training(
         self, name: str, model: nn.Module, config: TrainConfig, settings: dict[str, LayerSetting] | None = None

@@ -25,7 +25,7 @@ def dry_run_text(experiment: Experiment, found: DryRun, path: Path) -> str:
             "Dry run: images are made, nothing is learned.",
             _layers_table(found).plain(),
             f"p and b: {choice}\n{path}: written, and decoded to the same weights bit for bit",
-            _time_table(found).plain(),
+            _time_table(found).plain() + _attempts(experiment),
             f"Measured on {_machine(found)}; reading and preparing images comes on top where workers do not keep up.",
             "\n".join(f"memory of {what}: {n / 1e9:.2f} GB at the peak" for what, n in found.memory.items()),
         ]
@@ -74,6 +74,11 @@ def _time_row(stage: Stage) -> tuple[str, ...]:
         stage.name, f"{stage.images:,}", duration(stage.step_seconds), f"{stage.steps:,}", epoch, f"{stage.epochs}",
         duration(stage.seconds),
     )  # fmt: skip
+
+
+def _attempts(experiment: Experiment) -> str:
+    n = experiment.selection.attempts
+    return f"\nSearch and fine-tuning are done up to {n} times, with smaller and smaller lambdas." if n > 1 else ""
 
 
 def _machine(found: DryRun) -> str:
