@@ -18,6 +18,7 @@ from scripts.mnist_runs import add_common_options, dense_network, exit_code, hel
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 RECIPES = {"paper": "mnist_{}", "small": "mnist_{}_small"}
+STARTS = ("ours", "caffe")
 CAFFE = "caffe_{}_original.caffemodel"
 
 
@@ -26,7 +27,9 @@ def measure(options: argparse.Namespace) -> None:
     common = {"data.data_dir": options.data_dir, "run.threads": str(options.threads)}
     for network, recipe, seed in product(options.networks, options.recipes, options.seeds):
         ours = dense_network(network, seed, options.runs, common)
-        starts = {"ours": ours} | ({"caffe": options.caffe / CAFFE.format(network)} if options.caffe else {})
+        starts = {"ours": ours} if "ours" in options.starts else {}
+        if options.caffe and "caffe" in options.starts:
+            starts["caffe"] = options.caffe / CAFFE.format(network)
         for start, weights in starts.items():
             name = f"{network}-{recipe}-{start}-{seed}"
             overrides = {**common, "run.seed": str(seed), "network.weights": str(weights.resolve())}
@@ -40,6 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_common_options(parser, RESULTS / "mnist" / "runs")
     parser.add_argument("--caffe", type=Path, help="folder of Caffe's LeNets; without it only our own are run")
+    parser.add_argument("--starts", nargs="+", default=list(STARTS), choices=STARTS)
     parser.add_argument("--recipes", nargs="+", default=list(RECIPES), choices=list(RECIPES))
     options = parser.parse_args(argv)
     return exit_code(lambda: measure(options))
