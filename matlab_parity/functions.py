@@ -30,7 +30,7 @@ FUNCTIONS = (
     Row(_LAYER, "assign", "clipq.partition:thresholds", "reconstructed", _PARITY),
     Row("ws_conventions.m", "ws_conventions", "clipq.conventions:Conventions", "reconstructed", _PARITY),
     Row(_TRAIN, "ws_train", "clipq.ws_train:ws_train", "reconstructed", _PARITY),
-    Row(_TRAIN, "loss_and_gradient", "clipq.weight_sharing:StraightThrough", "reconstructed", _PARITY),
+    Row(_TRAIN, "loss_and_gradient", "clipq.weight_sharing:straight_through", "reconstructed", _PARITY),
     Row("ws_search.m", "ws_search", "clipq.search:search", "reconstructed", _PARITY),
     Row("ws_search.m", "order_of", "clipq.search:search", "reconstructed", _PARITY),
     Row("ws_search.m", "encoded_bits", "clipq.bits:layer_bits", "reconstructed", _PARITY),

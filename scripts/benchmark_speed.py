@@ -32,7 +32,7 @@ from clipq.quantized_net import LayerSetting
 from clipq.search import search
 from clipq.search_config import SearchConfig
 from clipq.subset_error import SubsetError
-from clipq.weight_sharing import StraightThrough, share_weights
+from clipq.weight_sharing import share_weights, straight_through
 from clipq.ws_learn_one_layer import learn, ws_learn_one_layer
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
@@ -172,7 +172,7 @@ class PlainSharing(nn.Module):
     """The plain version as a weight's parametrization."""
 
     def forward(self, W: torch.Tensor) -> torch.Tensor:
-        return StraightThrough.apply(W, plain(W, SETTING))
+        return straight_through(W, plain(W, SETTING))
 
 
 def training_step(network: str, batch: int, shape: tuple[int, ...], device: torch.device, repeats: int) -> Row:

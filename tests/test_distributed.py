@@ -13,6 +13,7 @@ import two_processes
 
 from clipq import distributed
 from clipq.data import load_dataset
+from clipq.data.dataset import TensorBatches
 from clipq.decode_sparse_quantized_net_v2 import decode_sparse_quantized_net_v2
 from clipq.networks import build_network
 from clipq.training import top1_error
@@ -65,6 +66,14 @@ def test_two_processes_give_the_weights_of_one(outcomes: list[dict[str, Any]], d
     assert two["codes"] == one["codes"]
     for a, b in zip(two["history"], one["history"], strict=True):
         assert a == pytest.approx(b, rel=TOLERANCE[dtype])
+
+
+def test_validation_reads_a_part_of_each_batch_and_gives_the_error_of_one_process(
+    outcomes: list[dict[str, Any]],
+) -> None:
+    error = two_processes.validated(TensorBatches)
+    assert 0 < error < 1
+    assert [outcome["validated"] for outcome in outcomes] == [error, error]
 
 
 def test_running_statistics_and_dropout_leave_both_the_same(outcomes: list[dict[str, Any]]) -> None:

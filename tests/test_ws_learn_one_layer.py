@@ -11,6 +11,7 @@ from hypothesis.extra import numpy as hnp
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import clipq.ws_learn_one_layer as learning
+from clipq import host_weights
 from clipq.conventions import Conventions
 from clipq.device_weights import learn_on_device
 from clipq.errors import SettingError, WeightError
@@ -306,22 +307,51 @@ def test_a_large_layer_agrees_with_the_definition(n):
         assert torch.equal(r.codes > 0, (W > r.c_pos) | (W < r.c_neg))
 
 
+@pytest.fixture(params=["few weights", "many weights", "accelerator"], scope="module")
+def way(request):
+    """All ways of passing over the weights; the accelerator's on the CPU's tensors."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "accelerator":
+            patch.setattr(learning, "_learn_on_host", learning._learn_on_device)
+        else:
+            patch.setattr(host_weights, "_FEW", -1 if request.param == "many weights" else 1 << 20)
+        yield request.param
+
+
 @settings(max_examples=150, deadline=None)
 @given(
     W=layers, p=rates, b=st.integers(2, 6), c=st.sampled_from(ALL), near=st.tuples(fine, fine) | st.just((-0.5, 0.5))
 )
-def test_a_guess_of_the_clips_never_changes_the_result(W, p, b, c, near):
+def test_a_guess_of_the_clips_never_changes_the_result(way, W, p, b, c, near):
     W = np.concatenate([W, 1.5 * W[::-1]])
     assert_same(ws_learn_one_layer(W, p, b, c, near=near), ws_learn_one_layer(W, p, b, c))
 
 
-@pytest.fixture(params=["host", "accelerator"], scope="module")
-def way(request):
-    """Both ways of passing over the weights; the accelerator's on the CPU's tensors."""
-    with pytest.MonkeyPatch.context() as patch:
-        if request.param == "accelerator":
-            patch.setattr(learning, "_learn_on_host", learning._learn_on_device)
-        yield request.param
+@settings(max_examples=150, deadline=None)
+@given(steps=st.lists(st.tuples(layers, rates), min_size=2, max_size=4), c=st.sampled_from(ALL), double=st.booleans())
+def test_what_the_last_step_found_never_changes_the_result(way, steps, c, double):
+    """Of layers that have nothing to do with each other, not even the number of weights."""
+    near = None
+    for W, p in steps:
+        W = W.astype(np.float64) if double else W
+        r = ws_learn_one_layer(W, p, 3, c, near=near)
+        assert_same(r, ws_learn_one_layer(W, p, 3, c))
+        near = r.near
+
+
+@pytest.mark.parametrize("move", [1e-5, 1e-3, 0.1])
+def test_a_training_finds_the_same_with_what_the_last_step_found(move):
+    """Weights in two chunks that move a little or much from step to step, while p changes; at last one is NaN."""
+    rng = np.random.default_rng(3)
+    W, near = rng.normal(size=300_000).astype(np.float32), None
+    for p in (0.92, 0.92, 0.92, 0.91, 0.92, 0.95, 0.95, 0.95):
+        W += move * rng.normal(size=W.shape).astype(np.float32)
+        r = ws_learn_one_layer(W, p, 4, near=near)
+        assert_same(r, ws_learn_one_layer(W, p, 4))
+        near = r.near
+    W[np.argmin(np.abs(W))] = np.nan
+    with pytest.raises(WeightError, match="1 of 300000"):
+        ws_learn_one_layer(W, p, 4, near=near)
 
 
 @settings(max_examples=200, deadline=None)

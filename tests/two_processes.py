@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from clipq import distributed
+from clipq.data.dataset import TensorBatches, TensorPair
 from clipq.errors import Interrupted, ModelError
 from clipq.layers import compressible_layers
 from clipq.quantized_net import LayerSetting
@@ -158,6 +159,20 @@ def on_writer(error: BaseException) -> None:
     distributed.on_writer(work)
 
 
+class Parts(TensorBatches):
+    """Of which only parts are read; of the last, of one sample, one process has none."""
+
+    def __iter__(self) -> Iterator[TensorPair]:
+        raise AssertionError("expected to be asked for a part of each batch")
+
+
+def validated(batches: type[TensorBatches]) -> float:
+    torch.manual_seed(2)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 5))
+    x, y = samples(torch.float32)
+    return top1_error(model, batches(TensorPair(x[:22], y[:22]), 7), shared=True)
+
+
 def outcome() -> dict[str, Any]:
     x = torch.arange(10.0)
     return {
@@ -170,6 +185,7 @@ def outcome() -> dict[str, Any]:
         "any": distributed.any_rank(distributed.rank() == 1, False),
         "gathered": distributed.gathered(distributed.rank()),
         "from the writer": distributed.on_writer(lambda: ["rank", distributed.rank()]),
+        "validated": validated(Parts),
         "drifted": said(drifted),
         "overflowing": said(overflowing),
         "failing writer": said(lambda: on_writer(ModelError("of the writer"))),
