@@ -1,27 +1,30 @@
-"""Pruning-quantization of one layer on an accelerator: the same result as on the host, which never waits for it.
+"""Pruning-quantization on an accelerator, of several layers together: the host's result, but the host never waits.
 
-No number comes back to the host, no size depends on a value, and the operations are as many for any layer.  Magnitudes
-are selected by counting 16 bits of their binary form at a time; means are summed in fixed point.  Both count integers,
-whose sum is the same in any order, so the result is the same in every run.
+No number comes back to the host, no size depends on a value, and the operations are as many for any number of layers
+that fit in a block (``device_rows``); each further block takes some thirty more.  Magnitudes are selected by counting
+16 bits of their binary form at a time.  Means are summed in fixed point, to 2^-44 of the layer's largest weight in the
+largest layers and to 2^-57 in small ones.
 
-Weights with NaN or Inf among them give NaN for all of the layer's quantized weights: the loss, which a training reads
-anyway, tells.
+Weights with NaN or Inf among them give NaN for all of their layer's quantized weights: the loss, which a training
+reads anyway, tells.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from itertools import groupby
 from typing import NamedTuple
 
 import torch
+from torch.nn import functional
 
 from clipq.conventions import Conventions
+from clipq.device_rows import BINS, DeviceRows, Layout, Survey, layout
 from clipq.partition import Side, centres, clip_value, device_thresholds, edges
 from clipq.quantized_net import LayerSetting
 
-_DIGIT = 16  # bits counted at a time
-_REPLICAS = 256  # of the sums, that neighbouring weights do not wait for the same one
-_FRACTION = 31  # bits of each of the two words of a fixed-point number
-_INTEGERS = {torch.float32: torch.int32, torch.float64: torch.int64}
+_BITS = {torch.float32: torch.int32, torch.float64: torch.int64}
 
 
 class DeviceLayer(NamedTuple):
@@ -38,8 +41,38 @@ class DeviceLayer(NamedTuple):
     pos: Side[torch.Tensor]
 
 
+class DeviceLayers(NamedTuple):
+    """Layers that were learned together, ``order`` says which is where.
+
+    quantized, codes: of all, laid out by row.  levels: float32, counts: int64, [L, N] with the largest N.
+    """
+
+    order: Sequence[int]
+    layout: Layout
+    quantized: torch.Tensor
+    codes: torch.Tensor
+    levels: torch.Tensor
+    counts: torch.Tensor
+    neg: Side[torch.Tensor]
+    pos: Side[torch.Tensor]
+
+    def weights(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Its quantized weights and their codes, [n]."""
+        span = self.layout.span(self.order.index(layer))
+        return self.quantized.view(-1)[span], self.codes.view(-1)[span]
+
+    def layer(self, layer: int, b: int) -> DeviceLayer:
+        """Everything of a layer."""
+        at, n = self.order.index(layer), 2**b - 1
+        neg, pos = (Side(*(number[at] for number in side)) for side in (self.neg, self.pos))
+        return DeviceLayer(*self.weights(layer), self.levels[at, :n], self.counts[at, :n], neg, pos)
+
+
 class _Clip(NamedTuple):
-    """Of each side, or of all weights together, float64 [1 or 2]; ``dropped``: bool [n], pruned although kept_from."""
+    """Of each side, or of all weights together, float64 [L, 2 or 1].
+
+    dropped: bool, by row, those that are pruned although their magnitude is ``keep_from``.
+    """
 
     c: torch.Tensor
     keep_from: torch.Tensor
@@ -47,51 +80,57 @@ class _Clip(NamedTuple):
 
 
 def learn_on_device(x: torch.Tensor, setting: LayerSetting, conventions: Conventions) -> DeviceLayer:
-    """Prunes and quantizes x, float32 or float64 [n]: docs/method.md."""
-    if not len(x):
-        nothing = learn_on_device(x.new_zeros(1), setting, conventions)
-        return nothing._replace(quantized=nothing.quantized[:0], codes=nothing.codes[:0])
-    lowest, highest = torch.aminmax(x)
-    extremes = torch.stack([-lowest, highest]).double().clamp(min=0) + 0.0  # NaN stays; no negative zero
-    clip = _clip(x, extremes, setting.p, conventions)
-    c = torch.minimum(clip.c, extremes)
-    keep_from = clip.keep_from.expand(2)
-    neg, pos = (Side(c[i], extremes[i], keep_from[i]) for i in (0, 1))
-    bounds = device_thresholds(edges(neg, pos, setting.b, conventions), x.dtype, conventions)
-    kept = (x <= -keep_from[0].to(x.dtype)).logical_or_(x >= keep_from[1].to(x.dtype))
-    if clip.dropped is not None:
-        kept.logical_and_(clip.dropped.logical_not())
-    codes = torch.bucketize(x, bounds, right=True, out_int32=True).add_(1).mul_(kept)
-    sums, counts = _sums(x, codes, extremes.amax(), 2**setting.b)
-    empty = centres(neg, pos, setting.b, conventions) if conventions.empty_level == "centre" else torch.zeros_like(sums)
-    levels = torch.where(counts > 0, sums / counts.clamp(min=1), empty)
-    poison = (lowest - lowest) + (highest - highest)  # 0, or NaN
-    levels = (levels + poison).float()
-    table = torch.cat([poison.view(1), levels.to(x.dtype)])
-    return DeviceLayer(table.index_select(0, codes), codes.to(torch.uint8), levels, counts, neg, pos)
+    """Prunes and quantizes x, of any floating type [n]: docs/method.md."""
+    return learn_together([x], [setting], conventions).layer(0, setting.b)
 
 
-def _clip(x: torch.Tensor, extremes: torch.Tensor, p: float, conventions: Conventions) -> _Clip:
+def learn_together(
+    weights: Sequence[torch.Tensor], settings: Sequence[LayerSetting], conventions: Conventions
+) -> DeviceLayers:
+    """Prunes and quantizes each of the weights, all [n], of one floating type and on one device, with its setting."""
+    order = sorted(range(len(weights)), key=lambda i: settings[i].b)
+    bits = tuple(settings[i].b for i in order)
+    device = weights[0].device
+    rows = DeviceRows([weights[i] for i in order], layout(tuple(len(weights[i]) for i in order), device))
+    survey = rows.survey()
+    clip = _clip(rows, survey, _rates(tuple(float(settings[i].p) for i in order), device), conventions)
+    c, keep_from = torch.minimum(clip.c, survey.extremes), clip.keep_from.expand(-1, 2)
+    neg, pos = (Side(c[:, i], survey.extremes[:, i], keep_from[:, i]) for i in (0, 1))
+    bounds, code_of = _buckets(neg, pos, bits, rows.dtype, conventions)
+    n_codes = 2 ** bits[-1]
+    sums, counts = rows.assign(bounds, code_of, n_codes, survey.extremes.amax(1), clip.dropped)
+    counts = counts[:, 1:]
+    levels = torch.where(counts > 0, sums[:, 1:] / counts.clamp(min=1), _empty(neg, pos, bits, conventions))
+    bad = survey.extremes.isnan().any(1, keepdim=True)
+    values = functional.pad(levels.float(), (1, 0)).masked_fill(bad, float("nan"))  # of the codes from 0 on
+    rows.write(values.to(weights[0].dtype))
+    return DeviceLayers(order, rows.layout, rows.quantized, rows.codes, values[:, 1:], counts, neg, pos)
+
+
+@lru_cache(maxsize=16)
+def _rates(p: tuple[float, ...], device: torch.device) -> torch.Tensor:
+    """The pruning rates, float64 [L, 1]: sent where they have changed, without waiting for the device."""
+    return torch.tensor(p, dtype=torch.float64).to(device, non_blocking=True)[:, None]
+
+
+def _clip(rows: DeviceRows, survey: Survey, p: torch.Tensor, conventions: Conventions) -> _Clip:
     """A01 to A04."""
+    bins, n, extremes = survey
     if conventions.clip_scope == "all_weights":
-        side = torch.zeros_like(x, dtype=torch.int64)
-        n = torch.full_like(extremes[:1], len(x), dtype=torch.int64)
-        extremes = extremes.amax().view(1)
-    else:
-        side = torch.where(x < 0, 0, torch.where(x > 0, 1, 2))
-        n = torch.stack([(x < 0).sum(), (x > 0).sum()])
-    magnitude, product = x.abs(), p * n.double()
+        bins, n, extremes = bins.sum(1, keepdim=True), rows.layout.n[:, None], extremes.amax(1, keepdim=True)
+    product = p * n.double()
     k = torch.minimum(_round(product, conventions), n)
-    m_k = torch.where(k > 0, _largest(magnitude, side, n - k), 0.0)
-    beyond = torch.nextafter(m_k.to(x.dtype), torch.full_like(m_k, float("inf"), dtype=x.dtype)).double()
+    m_k = torch.where(k > 0, _largest(rows, bins, n - k), 0.0)
+    beyond = torch.nextafter(m_k.to(rows.dtype), torch.full_like(m_k, float("inf"), dtype=rows.dtype)).double()
     if conventions.clip_value == "last_clipped" and conventions.clip_ties == "prune":
         return _Clip(m_k, beyond, None)
-    m_next = torch.where(k < n, _largest(magnitude, side, n - k - 1), extremes)
+    m_next = torch.where(k < n, _largest(rows, bins, n - k - 1), extremes)
     c = clip_value(m_k, m_next, product, k, conventions)
     if conventions.clip_ties == "prune":
         return _Clip(c, beyond, None)
     tied = (k > 0) & (k < n) & (m_k == m_next) & (m_k > 0)
-    dropped = _first(magnitude, side, torch.where(tied, m_k, -1.0), n, k) if conventions.clip_ties == "first" else None
+    at = torch.where(tied, m_k, float("inf"))
+    dropped = rows.drop_first(at, n, k) if conventions.clip_ties == "first" else None
     return _Clip(c, torch.where(tied, m_k, beyond), dropped)
 
 
@@ -106,63 +145,82 @@ def _round(product: torch.Tensor, conventions: Conventions) -> torch.Tensor:
             return product.floor().long() + (product - product.floor() >= 0.5)
 
 
-def _largest(magnitude: torch.Tensor, side: torch.Tensor, rank: torch.Tensor) -> torch.Tensor:
-    """The magnitude of each side that ``rank`` others are larger than or equal to, float64 [sides].
+def _largest(rows: DeviceRows, bins: torch.Tensor, rank: torch.Tensor) -> torch.Tensor:
+    """The magnitude of each side that ``rank`` others are larger than or equal to, float64.
 
-    side: int64 [n], of each weight; a number from ``sides`` on is none.
-    rank: int64 [sides].  The result means nothing where it is outside 0 .. size - 1.
+    bins: of the first digit, [L, sides, BINS / 2].
+    rank: int64 [L, sides].  The result means nothing where it is outside 0 .. size - 1.
     """
-    keys, sides, digits = magnitude.view(_INTEGERS[magnitude.dtype]), len(rank), 1 << _DIGIT
-    bits = 8 * keys.element_size()
-    one = torch.ones_like(keys[:1], dtype=torch.int32).expand(len(keys))
-    prefix = torch.zeros_like(rank, dtype=keys.dtype)
-    for shift in range(bits - _DIGIT, -1, -_DIGIT):
-        if shift < bits - _DIGIT:  # from the second digit on, only the weights that begin with the first
-            wanted = torch.cat([prefix, torch.full_like(prefix[:1], -1)]).index_select(0, side)
-            side = torch.where((keys >> (shift + _DIGIT)) == wanted, side, sides)
-        digit = (keys >> shift) & (digits - 1)
-        found = torch.zeros((sides + 1) * digits, dtype=torch.int32, device=keys.device)
-        found.scatter_add_(0, side.clamp(max=sides) * digits + digit, one)
-        at_least = found.view(sides + 1, digits)[:sides].flip(1).cumsum(1)
-        place = (at_least <= rank[:, None]).sum(1).clamp(max=digits - 1)
-        above = at_least.gather(1, (place - 1).clamp(min=0)[:, None])[:, 0]
-        rank = rank - torch.where(place > 0, above, 0)
-        prefix = (prefix << _DIGIT) | (digits - 1 - place).to(keys.dtype)
-    return prefix.view(magnitude.dtype).double()
+    n_layers, n_sides = rank.shape
+    first = BINS * torch.arange(1, 1 + rank.numel(), device=rank.device, dtype=torch.int32)  # bin of each side
+    middle = (first + BINS // 2).view(n_layers, n_sides)
+    digit, rank = _digit(bins, rank.int())
+    prefix, tables = digit, [_table(n_layers * BINS, digit.expand(-1, 2), middle.expand(-1, 2), 0)]
+    for _ in range(torch.finfo(rows.dtype).bits // 16 - 1):
+        signed = rows.count(tables, (1 + rank.numel()) * BINS).view(-1, 2, BINS // 2)[1:]
+        digit, rank = _digit(signed.flip(1).view(n_layers, n_sides, BINS), rank)
+        prefix = (prefix << 16) | digit
+        tables.append(_table((1 + rank.numel()) * BINS, (digit ^ (BINS // 2)), middle, 1))
+    return prefix.to(_BITS[rows.dtype]).view(rows.dtype).double()
 
 
-def _first(
-    magnitude: torch.Tensor, side: torch.Tensor, tied_at: torch.Tensor, n: torch.Tensor, k: torch.Tensor
+def _digit(bins: torch.Tensor, rank: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The digit of the weight that ``rank`` others are before, from the largest on; and how many of that digit are.
+
+    bins: weights by digit in the last dimension, int32.  rank: int32.
+    """
+    at_most = bins.cumsum(-1, dtype=torch.int32)
+    at = at_most[..., -1] - rank
+    digit = torch.searchsorted(at_most, at[..., None]).clamp_(max=bins.shape[-1] - 1)
+    return digit[..., 0], at_most.gather(-1, digit)[..., 0] - at
+
+
+def _table(n_bins: int, digit: torch.Tensor, middle: torch.Tensor, skip: int) -> torch.Tensor:
+    """int32 [n_bins]: from a digit's bin to the middle of the next digit's; that of the first bins, which nobody reads,
+    but for each side's ``digit``.  skip: so many sides of nobody's come first.
+    """
+    table = torch.full((n_bins,), BINS // 2, dtype=torch.int32, device=digit.device)
+    by_side = table[skip * BINS :].view(digit.shape + (-1,))
+    by_side.scatter_(-1, digit[..., None], middle[..., None])
+    return table
+
+
+def _buckets(
+    neg: Side, pos: Side, bits: Sequence[int], dtype: torch.dtype, conventions: Conventions
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Bounds and codes as ``DeviceRows.assign`` takes them: the edges of the intervals and of what is pruned."""
+
+    def above(neg: Side, pos: Side, b: int) -> torch.Tensor:
+        return device_thresholds(edges(neg, pos, b, conventions), dtype, conventions)
+
+    bottom = (-neg.keep_from).to(dtype)
+    pruned = torch.stack([torch.nextafter(bottom, torch.full_like(bottom, float("inf"))), pos.keep_from.to(dtype)], 1)
+    bounds, order = torch.cat([_by_layer(above, neg, pos, bits, float("inf")), pruned], 1).sort(dim=1, stable=True)
+    n_edges = bounds.shape[1] - 2
+    kept = (order == n_edges).cumsum(1) <= (order == n_edges + 1).cumsum(1)
+    codes = functional.pad(((order < n_edges).cumsum(1) + 1) * kept, (1, 1))
+    codes[:, 0] = 1
+    return bounds, codes.to(torch.uint8)
+
+
+def _empty(neg: Side, pos: Side, bits: Sequence[int], conventions: Conventions) -> torch.Tensor:
+    """The level of an interval without weights (A07), float64 [L, N] with the largest N; or 0 for all, [1]."""
+    if conventions.empty_level == "zero":
+        return torch.zeros_like(neg.e[:1])
+    return _by_layer(lambda neg, pos, b: centres(neg, pos, b, conventions), neg, pos, bits, 0.0)
+
+
+def _by_layer(
+    make: Callable[..., torch.Tensor], neg: Side, pos: Side, bits: Sequence[int], fill: float
 ) -> torch.Tensor:
-    """bool [n]: of each side's weights of magnitude ``tied_at`` the first, as many as make k with the smaller ones."""
-    dropped = torch.zeros_like(magnitude, dtype=torch.bool)
-    for i in range(len(n)):
-        tied = (side == i) & (magnitude.double() == tied_at[i])
-        smaller = n[i] - ((side == i) & (magnitude.double() >= tied_at[i])).sum()
-        dropped.logical_or_(tied & (tied.cumsum(0) <= k[i] - smaller))
-    return dropped
+    """``make`` of the sides and b of each layer, one a row; rows of fewer bits are filled up with ``fill``.
 
-
-def _sums(x: torch.Tensor, codes: torch.Tensor, extreme: torch.Tensor, n: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sum (float64) and count (int64) of the weights of each code 1 .. n - 1.
-
-    Each weight is two integers of ``_FRACTION`` bits, in units of the largest one's power of two.
+    make: gives one column a layer, for layers of the same b, of which each number stands together.
     """
-    exponent = torch.frexp(extreme).exponent.long()
-    scaled = x.double() * _power_of_two(_FRACTION - exponent)
-    high = scaled.trunc()
-    low = ((scaled - high) * 2.0**_FRACTION).round()
-    place = torch.arange(len(x), device=x.device).bitwise_and_(_REPLICAS - 1).mul_(n).add_(codes)
-
-    def total(values: torch.Tensor) -> torch.Tensor:
-        sums = torch.zeros(_REPLICAS * n, dtype=torch.int64, device=x.device)
-        return sums.scatter_add_(0, place, values).view(_REPLICAS, n).sum(0)[1:]
-
-    counts = total(torch.ones_like(place[:1]).expand(len(x)))
-    sums = total(high.long()).double() + total(low.long()).double() * 2.0**-_FRACTION
-    return sums * _power_of_two(exponent - _FRACTION), counts
-
-
-def _power_of_two(exponent: torch.Tensor) -> torch.Tensor:
-    """2^exponent, exactly, float64; int64 exponents beyond the normal numbers' are brought to them."""
-    return ((exponent.clamp(-1022, 1023) + 1023) << 52).view(torch.float64)
+    found, start = [], 0
+    for b, group in groupby(bits):
+        own = slice(start, start + len(list(group)))
+        sides = (Side(*(number[own] for number in side)) for side in (neg, pos))
+        found.append(functional.pad(make(*sides, b).T, (0, 2 ** bits[-1] - 2**b), value=fill))
+        start = own.stop
+    return torch.cat(found)

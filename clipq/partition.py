@@ -18,7 +18,8 @@ Number = TypeVar("Number", float, torch.Tensor)
 class Side(NamedTuple, Generic[Number]):
     """One sign's magnitudes: the clip ``c``, the largest ``e``, and the smallest that is kept (more than c, or c).
 
-    Floats, or torch's float64 scalars on a device.
+    Floats, or torch's float64 tensors on a device, of one layer or of several: results that list intervals list them
+    along the first dimension then, and layers along the last.
     """
 
     c: Number
@@ -104,24 +105,27 @@ def _reversed(x: Any) -> Any:
     return x.flip(0) if isinstance(x, torch.Tensor) else x[::-1]
 
 
-def _count(m: int, side: Side) -> Any:
-    """0 .. m, float64, where the side's numbers are."""
-    if isinstance(side.e, torch.Tensor):
-        return torch.arange(m + 1, dtype=torch.float64, device=side.e.device)
-    return np.arange(m + 1.0)
+def _fractions(length: Any, m: int) -> Any:
+    """length * j / m, j = 0 .. m, float64, where ``length`` is.
+
+    A GPU divides by a tensor, but multiplies by the reciprocal of a number from the host, which rounds twice.
+    """
+    if not isinstance(length, torch.Tensor):
+        return length * np.arange(m + 1.0) / m
+    count = torch.arange(m + 1, dtype=torch.float64, device=length.device).view(-1, *[1] * length.ndim)
+    return length * count / count[-1]
 
 
 def _split(side: Side, m: int) -> Any:
     """The m + 1 ends of a side's m intervals, as magnitudes from the clip outwards."""
-    ends = side.c + (side.e - side.c) * _count(m, side) / m
+    ends = side.c + _fractions(side.e - side.c, m)
     ends[-1] = side.e
     return ends
 
 
 def _joined_ends(neg: Side, pos: Side, b: int) -> Any:
     """The N + 1 ends on the joined axis."""
-    n = 2**b - 1
-    return ((neg.e - neg.c) + (pos.e - pos.c)) * _count(n, pos) / n
+    return _fractions((neg.e - neg.c) + (pos.e - pos.c), 2**b - 1)
 
 
 def _on_axis(neg: Side, pos: Side, t: Any) -> Any:

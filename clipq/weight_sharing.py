@@ -18,6 +18,7 @@ from clipq.conventions import Conventions
 from clipq.errors import ModelError
 from clipq.host_weights import Near
 from clipq.layers import CompressibleLayer
+from clipq.learned_together import LearnedTogether
 from clipq.quantized_net import WEIGHT_DTYPES, LayerSetting, QuantizedLayer, QuantizedNet
 from clipq.ws_learn_one_layer import learn, ws_learn_one_layer
 
@@ -41,28 +42,43 @@ class WeightSharing(nn.Module):
 
     name: the layer, as errors name it.
     setting: its (p, b); may be changed between two minibatches.
+    together: with which other layers it is learned on an accelerator.
     """
 
-    def __init__(self, name: str, setting: LayerSetting, conventions: Conventions) -> None:
+    def __init__(self, name: str, setting: LayerSetting, together: LearnedTogether) -> None:
         super().__init__()
         self.name = name
         self.setting = setting
-        self.conventions = conventions
-        self._codes: Callable[[], torch.Tensor] = lambda: torch.zeros(0, dtype=torch.uint8)
-        self._near: Near | None = None  # what the last step found
+        self._together = together
+        self._codes: Callable[[], torch.Tensor] | None = None
+        self._near: Near | None = None  # what the last step found, on the host
 
     def forward(self, W: torch.Tensor) -> torch.Tensor:
-        layer = learn(W.detach(), self.setting, self.conventions, self.name, self._near)
-        self._codes, self._near = layer.find_codes, layer.near
-        return straight_through(W, layer.quantized)
+        if not _on_accelerator(W):
+            layer = learn(W.detach(), self.setting, self._together.conventions, self.name, self._near)
+            self._codes, self._near = layer.find_codes, layer.near
+            return straight_through(W, layer.quantized)
+        quantized, codes = self._together.take(self, W)
+        self._codes = lambda: codes
+        weights = straight_through(W, quantized)
+        if weights.requires_grad:
+            weights.register_hook(self._together.expire_after_backward)
+        return weights
 
     @property
     def codes(self) -> torch.Tensor:
         """uint8, of the last forward pass (empty before the first)."""
-        return self._codes()
+        return self._codes() if self._codes else torch.zeros(0, dtype=torch.uint8)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_codes": None}  # a copy starts anew
 
     def extra_repr(self) -> str:
         return f"{self.name}, p={self.setting.p:g}, b={self.setting.b}"
+
+
+def _on_accelerator(W: torch.Tensor) -> bool:
+    return W.device.type != "cpu"
 
 
 class SharedWeights:
@@ -74,14 +90,19 @@ class SharedWeights:
     def __init__(
         self, layers: Sequence[CompressibleLayer], settings: Mapping[str, LayerSetting], conventions: Conventions
     ) -> None:
-        self.by_layer = {layer.name: WeightSharing(layer.name, settings[layer.name], conventions) for layer in layers}
+        together = LearnedTogether(conventions)
+        self.by_layer = {layer.name: WeightSharing(layer.name, settings[layer.name], together) for layer in layers}
         with ExitStack() as undo:
+            undo.callback(together.forget)
+            for layer in layers:
+                together.add(self.by_layer[layer.name], layer.weight)
             for layer in layers:
                 for module, attribute in layer.owners:
                     undo.callback(_parametrize(module, attribute, self.by_layer[layer.name]))
             recurrent = {m: None for layer in layers for m, _ in layer.owners if isinstance(m, nn.RNNBase)}
             for module in recurrent:
                 undo.callback(_renew_flat_weights(module))
+            together.expire()  # of what was learned while the parametrizations were put on
             self._undo = undo.pop_all()
 
     def remove(self) -> None:

