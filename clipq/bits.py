@@ -72,7 +72,7 @@ def layer_bits(
 
     codes: uint8, of the weight's shape (A08 tells convolutions from it); 0 is a pruned weight.
     b: bits of a code, 2..8.  A09 decides whether the codebook counts.
-    levels: float32 [2^b - 1]; ``entropy`` asks how many are negative, and takes 2^(b-1) if they are not given.
+    levels: float32 [2^b - 1], for ``entropy``; without them 2^(b-1) are taken to be negative, and 22 bits a level.
 
     Raises:
         SettingError: codes of another type, b out of its range, or an unknown coder.

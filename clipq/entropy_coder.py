@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from clipq.bit_stream import packed_size
 from clipq.byte_reader import ByteReader
 from clipq.codebook import pack_codebook, read_codebook
 from clipq.pattern_coder import PatternPlan, decode_patterns
@@ -25,6 +24,8 @@ _SAMPLE_WEIGHTS = 1 << 17
 _WORTH = 0.997
 _PLANES_HEADER = 60
 _TABLES_TOO_LARGE = 1.002
+#: About what a level takes.
+_BITS_PER_LEVEL = 22
 
 
 @dataclass(frozen=True)
@@ -38,25 +39,24 @@ class EntropySection:
 
 def encode_entropy(layer: QuantizedLayer) -> EntropySection:
     """The section of a layer."""
-    negative = _leading_negatives(layer.levels)
     if not layer.codes.any():
-        none = np.zeros(layer.levels.size, np.bool_)
-        return EntropySection(bytes([EMPTY, negative]), pack_codebook(layer.levels, none, negative), b"")
+        return EntropySection(bytes([EMPTY]), b"", b"")
+    negative = _leading_negatives(layer.levels)
     model, plan, used = _choose(layer.codes, layer.b, negative)
     return EntropySection(bytes([model, negative]), pack_codebook(layer.levels, used, negative), plan.encode())
 
 
 def entropy_size(codes: np.ndarray, b: int, levels: np.ndarray | None = None) -> tuple[int, int]:
     """About how many bytes header and codes, and the codebook, of such a layer take."""
-    negative = 2 ** (b - 1)
-    if levels is None:  # uniform ones, as partitioning makes them
-        levels = np.array([*range(-negative, 0), *range(1, negative)], np.float32)
-    else:
-        negative = _leading_negatives(levels)
     if not codes.any():
-        return 2, packed_size(levels.size, 1)
+        return 1, 0
+    negative = 2 ** (b - 1) if levels is None else _leading_negatives(levels)
     _, plan, used = _choose(codes, b, negative)
-    return 2 + plan.size(), len(pack_codebook(levels.astype(np.float32, copy=False), used, negative))
+    if levels is None:
+        codebook = _BITS_PER_LEVEL * int(np.count_nonzero(used)) // 8
+    else:
+        codebook = len(pack_codebook(levels.astype(np.float32, copy=False), used, negative))
+    return 2 + plan.size(), codebook
 
 
 def decode_entropy(reader: ByteReader, shape: tuple[int, ...], b: int) -> tuple[np.ndarray, np.ndarray]:
@@ -65,16 +65,16 @@ def decode_entropy(reader: ByteReader, shape: tuple[int, ...], b: int) -> tuple[
     Raises:
         ClipqFormatError: InvalidValueError, TruncatedError or AbsurdSizeError.
     """
-    model, negative = reader.u8("model"), reader.u8("number of negative codes")
-    if model > PATTERNS or negative >= 2**b:
-        reader.invalid(f"expected a model up to {PATTERNS}, up to {2**b - 1} negative codes, got {model}, {negative}")
-    levels, _ = read_codebook(reader, 2**b - 1, negative)
-    n = math.prod(shape)
-    if n == 0 and model != EMPTY:
-        reader.invalid(f"model of a layer without weights: expected {EMPTY}, got {model}")
+    n, model = math.prod(shape), reader.u8("model")
+    if model > PATTERNS or (n == 0 and model != EMPTY):
+        reader.invalid(f"model of {n} weights: expected at most {PATTERNS}, and {EMPTY} for none, got {model}")
     if model == EMPTY:
-        codes = np.zeros(n, np.uint8)
-    elif model == PATTERNS:
+        return np.zeros(2**b - 1, np.float32), np.zeros(shape, np.uint8)
+    negative = reader.u8("number of negative codes")
+    if negative >= 2**b:
+        reader.invalid(f"number of negative codes: expected at most {2**b - 1}, got {negative}")
+    levels, _ = read_codebook(reader, 2**b - 1, negative)
+    if model == PATTERNS:
         codes = decode_patterns(reader, n, b)
     else:
         magnitude, is_negative = decode_planes(reader, *matrix(shape), max(negative, 2**b - 1 - negative))
