@@ -1,63 +1,190 @@
-"""A layer's levels in few bytes: those that a weight takes, as differences.  docs/format.md, "Codebook"."""
+"""The levels that weights of a layer have, in few bits: how far each is from where those before it let it be expected.
+
+Levels of one sign are about evenly spaced, so the spacing so far says where the next one is.  docs/format.md,
+"Codebook".
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 
-from clipq.bit_stream import pack_bits, packed_size, unpack_bits
 from clipq.byte_reader import ByteReader
+
+_MANTISSA_BITS = 23
+_SIGN = 1 << 31
+#: Where the very first level is expected (2^-5), and about how many bits it differs; how many the other side's first.
+_FIRST, _FIRST_BITS, _OPPOSITE_BITS = 0x3D000000, 25, 22
+#: After so many ones a level is written as it is.
+_MOST_ONES = 16
+#: A level that is off by its whole step is off by 256; the sum of the last errors at first, and the largest error.
+_FIRST_ERRORS, _MOST_ERROR = 400, 512
+
+#: Gives the next level, for where it is expected and about how many bits it differs from that.
+_Code = Callable[[int, int], int]
 
 
 def pack_codebook(levels: np.ndarray, used: np.ndarray, negative: int) -> bytes:
     """Of ``levels`` (float32 [k]) those that are ``used`` (bool [k]); the first ``negative`` of all are negative."""
-    bits = levels.view(np.uint32)
-    return b"".join(
-        [
-            pack_bits(used.astype(np.uint8), 1),
-            _pack_side(bits[:negative][used[:negative]][::-1]),
-            _pack_side(bits[negative:][used[negative:]]),
-        ]
-    )
+    sides, bits = _sides(used, negative), levels.view(np.uint32)
+    together = int(np.bitwise_or.reduce(bits[used], initial=0)) | 1 << _MANTISSA_BITS
+    zeros = (together & -together).bit_length() - 1
+    true = iter([(int(bits[i]) ^ sign) >> zeros for side, sign in zip(sides, (_SIGN, 0), strict=True) for i in side])
+    out = _BitWriter()
+    out.put(int(used.all()), 1)
+    if not used.all():
+        out.put(int.from_bytes(np.packbits(used, bitorder="little").tobytes(), "little"), used.size)
+    out.put(zeros, 5)
+
+    def code(expected: int, about: int) -> int:
+        value = next(true)
+        folded = 2 * (value - expected) if value >= expected else 2 * (expected - value) - 1
+        ones = min(folded >> about, _MOST_ONES)
+        out.put((1 << ones) - 1, min(ones + 1, _MOST_ONES))
+        if ones < _MOST_ONES:
+            out.put(folded & ((1 << about) - 1), about)
+        else:
+            out.put(value, 32 - zeros)
+        return value
+
+    _walk(sides, zeros, code)
+    return out.packed()
 
 
 def read_codebook(reader: ByteReader, size: int, negative: int) -> tuple[np.ndarray, np.ndarray]:
     """Levels, float32 [size], and which are used, bool [size].
 
-    A level that no weight takes is read as the used one before it, the first used one where there is none before it,
-    and 0 where none is used.
+    A level that is not used is read as the used one before it, the first used one where there is none before it, and 0
+    where none is used.
+
+    Raises:
+        ClipqFormatError: InvalidValueError or TruncatedError.
     """
-    used = _unpack(reader, 1, size, "levels in use").astype(np.bool_)
-    below = _read_side(reader, int(np.count_nonzero(used[:negative])))
-    above = _read_side(reader, int(np.count_nonzero(used[negative:])))
-    bits = np.concatenate([below[::-1], above])
-    if not bits.size:
-        return np.zeros(size, np.float32), used
-    return bits[np.maximum(np.cumsum(used) - 1, 0)].view(np.float32), used
+    bits = _BitReader(reader)
+    used = np.array([1] * size if bits.take(1) else [bits.take(1) for _ in range(size)], np.bool_)
+    sides = _sides(used, negative)
+    zeros = bits.take(5)
+    if zeros > _MANTISSA_BITS:
+        reader.invalid(f"zeros at the end of all levels: expected at most {_MANTISSA_BITS}, got {zeros}")
+
+    def code(expected: int, about: int) -> int:
+        ones = 0
+        while ones < _MOST_ONES and bits.take(1):
+            ones += 1
+        if ones == _MOST_ONES:
+            return bits.take(32 - zeros)
+        folded = ones << about | bits.take(about)
+        value = expected - (folded + 1) // 2 if folded & 1 else expected + folded // 2
+        if not 0 <= value < 1 << (32 - zeros):
+            reader.invalid(f"level: expected {32 - zeros} bits, got the number {value}")
+        return value
+
+    values = _walk(sides, zeros, code)
+    bits.finish()
+    found = np.zeros(used.size, np.uint32)
+    found[sides[0] + sides[1]] = np.array(values, np.uint32) << np.uint32(zeros)
+    found[sides[0]] ^= np.uint32(_SIGN)
+    places = np.flatnonzero(used)
+    nearest = places[np.maximum(np.cumsum(used) - 1, 0)] if places.size else np.arange(used.size)
+    return found[nearest].view(np.float32), used
 
 
-def _pack_side(bits: np.ndarray) -> bytes:
-    """The bits of the levels of one sign, uint32, that of the level next to zero first: it and the differences."""
-    if not bits.size:
-        return b""
-    steps = np.diff(bits)  # modulo 2^32; never large where the levels are in order
-    width = int(steps.max(initial=0)).bit_length()
-    return int(bits[0]).to_bytes(4, "little") + bytes([width]) + pack_bits(steps, width)
+def _sides(used: np.ndarray, negative: int) -> tuple[list[int], list[int]]:
+    """The places of the used levels of each sign, that next to zero first."""
+    places = np.flatnonzero(used)
+    return places[places < negative][::-1].tolist(), places[places >= negative].tolist()
 
 
-def _read_side(reader: ByteReader, size: int) -> np.ndarray:
-    if not size:
-        return np.zeros(0, np.uint32)
-    first, width = reader.u32("level next to zero"), reader.u8("width of the levels' differences")
-    if width > 32:
-        reader.invalid(f"width of the levels' differences: expected at most 32, got {width}")
-    steps = _unpack(reader, width, size - 1, "differences of levels")
-    return np.cumsum(np.concatenate([[first], steps]), dtype=np.uint64).astype(np.uint32)
+def _walk(sides: Sequence[Sequence[int]], zeros: int, code: _Code) -> list[int]:
+    """Every level of both sides as ``code`` gives it: its bits without ``zeros`` last ones; signs are positive."""
+    expected, about = _FIRST >> zeros, _FIRST_BITS - zeros
+    spacing, values = _Spacing(_MANTISSA_BITS - zeros), []
+    for side in sides:
+        for i, place in enumerate(side):
+            if i == 0:
+                value = code(expected, about)
+                expected, about = value, max(_OPPOSITE_BITS - zeros, 0)
+                spacing.begin(value)
+            else:
+                codes = abs(place - side[i - 1])
+                value = code(*spacing.expect(codes))
+                spacing.learn(value, codes)
+            values.append(value)
+    return values
 
 
-def _unpack(reader: ByteReader, width: int, count: int, what: str) -> np.ndarray:
-    """``bits(width)[count]`` at the reader's place."""
-    data = reader.take(packed_size(count, width), what)
-    try:
-        return unpack_bits(data, width, count)
-    except ValueError as fault:
-        reader.invalid(f"{what}: {fault}")
+class _Spacing:
+    """Expects the next level of a side: as far from the one before it as those are from each other.
+
+    A level is a float's bits, of which the lowest ``width`` are its mantissa.
+    """
+
+    def __init__(self, width: int) -> None:
+        self._width, self._errors = width, _FIRST_ERRORS
+
+    def begin(self, value: int) -> None:
+        """``value`` is a side's first level."""
+        self._value, self._is_first = value, True
+        self._distance = max(self._mantissa(value) >> 2, 1)  # from code to code, in units of the mantissa's last bit
+
+    def expect(self, codes: int) -> tuple[int, int]:
+        """The level that is ``codes`` codes further on, and about how many bits it will differ from that."""
+        reached = self._mantissa(self._value) + codes * self._distance
+        octaves = max(reached.bit_length() - self._width - 1, 0)
+        self._expected = (self._exponent(self._value) + octaves - 1 << self._width) + (reached >> octaves)
+        likely = 5 * self._errors * (self._expected - self._value) >> 11
+        return self._expected, max(likely.bit_length() - 1, 0)
+
+    def learn(self, value: int, codes: int) -> None:
+        """What was expected is ``value``."""
+        error = (abs(value - self._expected) << 8) // (self._expected - self._value)
+        self._errors += min(error, _MOST_ERROR) - (self._errors >> 2)
+        octaves = max(self._exponent(value) - self._exponent(self._value), 0)
+        distance = (self._mantissa(value) - (self._mantissa(self._value) >> octaves)) // codes
+        if not self._is_first:
+            distance = (distance + (self._distance >> octaves)) // 2
+        self._value, self._is_first, self._distance = value, False, max(distance, 1)
+
+    def _exponent(self, value: int) -> int:
+        return max(value >> self._width, 1)
+
+    def _mantissa(self, value: int) -> int:
+        """With its leading one, where it has one."""
+        one = 1 << self._width
+        return value & (one - 1) | (one if value >> self._width else 0)
+
+
+class _BitWriter:
+    """Bits, the first one the lowest of the first byte; so a number's lowest bit comes first."""
+
+    def __init__(self) -> None:
+        self._bits, self._size = 0, 0
+
+    def put(self, value: int, width: int) -> None:
+        self._bits |= value << self._size
+        self._size += width
+
+    def packed(self) -> bytes:
+        return self._bits.to_bytes((self._size + 7) // 8, "little")
+
+
+class _BitReader:
+    """The inverse; takes only as many bytes as it needs."""
+
+    def __init__(self, reader: ByteReader) -> None:
+        self._reader, self._bits, self._size = reader, 0, 0
+
+    def take(self, width: int) -> int:
+        while self._size < width:
+            self._bits |= self._reader.u8("codebook") << self._size
+            self._size += 8
+        value = self._bits & ((1 << width) - 1)
+        self._bits >>= width
+        self._size -= width
+        return value
+
+    def finish(self) -> None:
+        """Checks that the last byte's unused bits are 0."""
+        if self._bits:
+            self._reader.invalid(f"codebook: expected {self._size} unused bits of 0 at the end, got {self._bits:#x}")

@@ -11,20 +11,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from clipq.bit_stream import packed_size
 from clipq.byte_reader import ByteReader
 from clipq.codebook import pack_codebook, read_codebook
 from clipq.pattern_coder import PatternPlan, decode_patterns
 from clipq.plane_coder import SLAB_POSITIONS, PlanePlan, decode_planes
+from clipq.plane_estimate import estimate_planes
 from clipq.quantized_net import QuantizedLayer
 
 EMPTY, PLANES, PATTERNS = range(3)
-#: Layers of more weights than this are modelled by planes only where a sample of their rows says that it pays.
+#: Layers of more weights than this are modelled by planes only where a sample of them says that it pays.
 LARGE = 1 << 19
-_SAMPLE_WEIGHTS = 1 << 17
 _WORTH = 0.997
-_PLANES_HEADER = 60
-_TABLES_TOO_LARGE = 1.002
+#: How many weights are looked at to choose a large layer's model, and how many to count its bytes.
+_TO_CHOOSE, _TO_COUNT = 1 << 18, 1 << 20
+#: About what a level takes.
+_BITS_PER_LEVEL = 22
 
 
 @dataclass(frozen=True)
@@ -38,25 +39,28 @@ class EntropySection:
 
 def encode_entropy(layer: QuantizedLayer) -> EntropySection:
     """The section of a layer."""
-    negative = _leading_negatives(layer.levels)
     if not layer.codes.any():
-        none = np.zeros(layer.levels.size, np.bool_)
-        return EntropySection(bytes([EMPTY, negative]), pack_codebook(layer.levels, none, negative), b"")
+        return EntropySection(bytes([EMPTY]), b"", b"")
+    negative = _leading_negatives(layer.levels)
     model, plan, used = _choose(layer.codes, layer.b, negative)
     return EntropySection(bytes([model, negative]), pack_codebook(layer.levels, used, negative), plan.encode())
 
 
 def entropy_size(codes: np.ndarray, b: int, levels: np.ndarray | None = None) -> tuple[int, int]:
     """About how many bytes header and codes, and the codebook, of such a layer take."""
-    negative = 2 ** (b - 1)
-    if levels is None:  # uniform ones, as partitioning makes them
-        levels = np.array([*range(-negative, 0), *range(1, negative)], np.float32)
-    else:
-        negative = _leading_negatives(levels)
     if not codes.any():
-        return 2, packed_size(levels.size, 1)
-    _, plan, used = _choose(codes, b, negative)
-    return 2 + plan.size(), len(pack_codebook(levels.astype(np.float32, copy=False), used, negative))
+        return 1, 0
+    negative = 2 ** (b - 1) if levels is None else _leading_negatives(levels)
+    if codes.size <= SLAB_POSITIONS:
+        _, plan, used = _choose(codes, b, negative)
+        size = plan.size()
+    else:
+        size, used = _large_size(codes, b, negative)
+    if levels is None:
+        codebook = _BITS_PER_LEVEL * int(np.count_nonzero(used)) // 8
+    else:
+        codebook = len(pack_codebook(levels.astype(np.float32, copy=False), used, negative))
+    return 2 + size, codebook
 
 
 def decode_entropy(reader: ByteReader, shape: tuple[int, ...], b: int) -> tuple[np.ndarray, np.ndarray]:
@@ -65,16 +69,16 @@ def decode_entropy(reader: ByteReader, shape: tuple[int, ...], b: int) -> tuple[
     Raises:
         ClipqFormatError: InvalidValueError, TruncatedError or AbsurdSizeError.
     """
-    model, negative = reader.u8("model"), reader.u8("number of negative codes")
-    if model > PATTERNS or negative >= 2**b:
-        reader.invalid(f"expected a model up to {PATTERNS}, up to {2**b - 1} negative codes, got {model}, {negative}")
-    levels, _ = read_codebook(reader, 2**b - 1, negative)
-    n = math.prod(shape)
-    if n == 0 and model != EMPTY:
-        reader.invalid(f"model of a layer without weights: expected {EMPTY}, got {model}")
+    n, model = math.prod(shape), reader.u8("model")
+    if model > PATTERNS or (n == 0 and model != EMPTY):
+        reader.invalid(f"model of {n} weights: expected at most {PATTERNS}, and {EMPTY} for none, got {model}")
     if model == EMPTY:
-        codes = np.zeros(n, np.uint8)
-    elif model == PATTERNS:
+        return np.zeros(2**b - 1, np.float32), np.zeros(shape, np.uint8)
+    negative = reader.u8("number of negative codes")
+    if negative >= 2**b:
+        reader.invalid(f"number of negative codes: expected at most {2**b - 1}, got {negative}")
+    levels, _ = read_codebook(reader, 2**b - 1, negative)
+    if model == PATTERNS:
         codes = decode_patterns(reader, n, b)
     else:
         magnitude, is_negative = decode_planes(reader, *matrix(shape), max(negative, 2**b - 1 - negative))
@@ -104,15 +108,26 @@ def _choose(codes: np.ndarray, b: int, negative: int) -> tuple[int, PlanePlan | 
     return (PLANES, planes, used) if planes.size() < patterns.size() else (PATTERNS, patterns, used)
 
 
+def _large_size(codes: np.ndarray, b: int, negative: int) -> tuple[int, np.ndarray]:
+    """About the bytes of a large layer's codes, and which codes occur."""
+    every = codes.reshape(matrix(codes.shape))
+    patterns = PatternPlan(codes.reshape(-1), b)
+    size, used = patterns.size(), patterns.code_counts > 0
+    if every.shape[1] <= SLAB_POSITIONS and _planes_pay(every, b, negative, patterns):
+        size = min(size, _estimate(every, b, negative, patterns, _TO_COUNT))
+    return size, used
+
+
 def _planes_pay(codes: np.ndarray, b: int, negative: int, patterns: PatternPlan) -> bool:
-    """Whether planes will take clearly less than patterns, by a sample of the rows of ``codes`` [R, C]."""
-    sample = codes[:: -(-codes.size // _SAMPLE_WEIGHTS)]
-    if not sample.any():
-        return False
-    if patterns.size() > _TABLES_TOO_LARGE * patterns.bits() / 8:
-        return True
-    share = _plane_plan(sample, b, negative).bits() / PatternPlan(sample.reshape(-1), b).bits()
-    return share * patterns.bits() / 8 + _PLANES_HEADER < _WORTH * patterns.size()
+    """Whether planes will take clearly less than patterns, by a sample of ``codes`` [R, C]."""
+    return _estimate(codes, b, negative, patterns, _TO_CHOOSE) < _WORTH * patterns.size()
+
+
+def _estimate(codes: np.ndarray, b: int, negative: int, patterns: PatternPlan, walked: int) -> int:
+    """About the bytes that planes make of ``codes`` [R, C], by a sample of so many of them."""
+    counts = np.append(codes.size - patterns.code_counts.sum(), patterns.code_counts)
+    magnitude, is_negative = _codes_to_signed(np.arange(2**b), negative)
+    return estimate_planes(codes, counts, magnitude, is_negative, walked)
 
 
 def _plane_plan(codes: np.ndarray, b: int, negative: int) -> PlanePlan:

@@ -20,7 +20,7 @@ MAX_LANES = 1 << 16
 _USUAL_LANES = 4096
 #: Patterns with a smaller share than this, in 2^-15, are written out.
 _RARE = 0.6
-_COUNTED_AT_ONCE = 1 << 16
+_COUNTED_AT_ONCE, _PICKED_AT_ONCE = 1 << 16, 1 << 18
 
 
 class PatternPlan:
@@ -31,7 +31,10 @@ class PatternPlan:
 
     def __init__(self, codes: np.ndarray, b: int) -> None:
         mask = codes != 0
-        self._kept = codes[mask]
+        blocks = range(0, max(codes.size, 1), _PICKED_AT_ONCE)
+        self._kept = np.concatenate(
+            [codes[i : i + _PICKED_AT_ONCE].take(np.flatnonzero(mask[i : i + _PICKED_AT_ONCE])) for i in blocks]
+        )
         self._patterns = np.packbits(mask, bitorder="little")
         self._pattern_counts = _byte_counts(self._patterns)
         self.code_counts = _byte_counts(self._kept)[1 : 2**b]

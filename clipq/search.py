@@ -155,8 +155,8 @@ class _Objective:
 
     def __call__(self, theta: LayerSetting, number: int) -> Evaluation:
         started = time.perf_counter()
-        codes = self.leave(theta)
-        bits = layer_bits(codes, theta.b, self._conventions, self._config.coder)
+        codes, levels = self.leave(theta)
+        bits = layer_bits(codes, theta.b, self._conventions, self._config.coder, levels)
         eps = self._error()
         saving = (self._layer.n_bits - bits) / self._total_bits
         value = eps - self._config.lambda_ * saving
@@ -164,14 +164,14 @@ class _Objective:
         return Evaluation(self._layer.name, number, theta.p, theta.b, eps, bits, saving, value, seconds)
 
     @torch.no_grad()
-    def leave(self, theta: LayerSetting | None) -> torch.Tensor:
-        """Leaves the layer quantized with ``theta``, or in full precision; its codes."""
+    def leave(self, theta: LayerSetting | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Leaves the layer quantized with ``theta``, or in full precision; its codes and levels."""
         if theta is None:
             self._layer.weight.copy_(self._full)
-            return torch.zeros(0, dtype=torch.uint8)
+            return torch.zeros(0, dtype=torch.uint8), torch.zeros(0)
         learned = ws_learn_one_layer(self._full, theta.p, theta.b, self._conventions, self._layer.name)
         self._layer.weight.copy_(learned.quantized)
-        return learned.codes
+        return learned.codes, learned.levels
 
 
 class _Random:

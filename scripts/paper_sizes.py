@@ -93,7 +93,9 @@ def count(layers: Sequence[CompressibleLayer], title: str) -> dict[tuple[float, 
                     near = (learned.c_neg, learned.c_pos)
                     totals[p, b]["kept"] += len(alike) * int(torch.count_nonzero(learned.codes))
                     for coder in CODERS:
-                        totals[p, b][coder] += len(alike) * layer_bits(learned.codes, b, coder=coder) // 8
+                        totals[p, b][coder] += (
+                            len(alike) * layer_bits(learned.codes, b, coder=coder, levels=learned.levels) // 8
+                        )
             bar.update(shape.numel())
     return totals
 

@@ -253,17 +253,61 @@ def read_planes(reader, rows, columns, largest):
 # --- sections --------------------------------------------------------------------------------------------------------
 
 
+class Bits:
+    """Bits of a codebook."""
+
+    def __init__(self, reader):
+        self.reader, self.byte, self.at = reader, 0, 8
+
+    def number(self, width):
+        value = 0
+        for i in range(width):
+            if self.at == 8:
+                self.byte, self.at = self.reader.u8(), 0
+            value += (self.byte >> self.at & 1) << i
+            self.at += 1
+        return value
+
+    def level(self, zeros, x, k):
+        ones = 0
+        while ones < 16 and self.number(1):
+            ones += 1
+        if ones == 16:
+            return self.number(32 - zeros)
+        u = (ones << k) + self.number(k)
+        return x + u // 2 if u % 2 == 0 else x - (u + 1) // 2
+
+
 def read_codebook(reader, size, h):
-    used = reader.bits(1, size)
-    found = {}
-    for codes in (range(h, 0, -1), range(h + 1, size + 1)):
-        mine = [c for c in codes if used[c - 1]]
-        if mine:
-            level, width = reader.u32(), reader.u8()
-            steps = [0, *reader.bits(width, len(mine) - 1)]
-            for code, step in zip(mine, steps, strict=True):
-                level = (level + step) % 2**32
-                found[code] = level
+    bits = Bits(reader)
+    codes = list(range(1, size + 1)) if bits.number(1) else [c for c in range(1, size + 1) if bits.number(1)]
+    zeros = bits.number(5)
+    w, errors, first, found = 23 - zeros, 400, None, {}
+
+    def parts(v):
+        e = v >> w
+        return v % 2**w + (2**w if e else 0), max(e, 1)
+
+    down, up = ([c for c in order if c in codes] for order in (range(h, 0, -1), range(h + 1, size + 1)))
+    for side, sign in ((down, 2**31), (up, 0)):
+        for i, code in enumerate(side):
+            if i == 0:
+                x, k = (0x3D000000 >> zeros, 25 - zeros) if first is None else (first, max(22 - zeros, 0))
+                v = bits.level(zeros, x, k)
+                first = v if first is None else first
+                distance = max(parts(v)[0] >> 2, 1)
+            else:
+                c, (m, e) = abs(code - side[i - 1]), parts(v)
+                r = m + c * distance
+                g = max(r.bit_length() - w - 1, 0)
+                x = ((e + g - 1) << w) + (r >> g)
+                s = x - v
+                v = bits.level(zeros, x, max((5 * errors * s >> 11).bit_length() - 1, 0))
+                errors += min(512, 256 * abs(v - x) // s) - (errors >> 2)
+                g = max(parts(v)[1] - e, 0)
+                new = (parts(v)[0] - (m >> g)) // c
+                distance = max(1, new if i == 1 else (new + (distance >> g)) >> 1)
+            found[code] = v << zeros ^ sign
     ascending = sorted(found)
     levels = []
     for code in range(1, size + 1):
@@ -274,11 +318,11 @@ def read_codebook(reader, size, h):
 
 def read_entropy_layer(reader, shape, b):
     """Codes, flat, and the bits of the levels."""
-    model, h = reader.u8(), reader.u8()
-    levels = read_codebook(reader, 2**b - 1, h)
-    n = product(shape)
+    model, n = reader.u8(), product(shape)
     if model == 0:
-        return [0] * n, levels
+        return [0] * n, [0] * (2**b - 1)
+    h = reader.u8()
+    levels = read_codebook(reader, 2**b - 1, h)
     if model == 1:
         rows = shape[0] if len(shape) > 1 else 1
         matrix = read_planes(reader, rows, n // rows, max(h, 2**b - 1 - h))
