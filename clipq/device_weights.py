@@ -20,6 +20,7 @@ import torch
 from torch.nn import functional
 
 from clipq.conventions import Conventions
+from clipq.device_passes import passes
 from clipq.device_rows import BINS, DeviceRows, Layout, Survey, layout
 from clipq.partition import Side, centres, clip_value, device_thresholds, edges
 from clipq.quantized_net import LayerSetting
@@ -56,6 +57,10 @@ class DeviceLayers(NamedTuple):
     neg: Side[torch.Tensor]
     pos: Side[torch.Tensor]
 
+    def tensors(self) -> list[torch.Tensor]:
+        """All results, of all layers."""
+        return [self.quantized, self.codes, self.levels, self.counts, *self.neg, *self.pos]
+
     def weights(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Its quantized weights and their codes, [n]."""
         span = self.layout.span(self.order.index(layer))
@@ -88,10 +93,20 @@ def learn_together(
     weights: Sequence[torch.Tensor], settings: Sequence[LayerSetting], conventions: Conventions
 ) -> DeviceLayers:
     """Prunes and quantizes each of the weights, all [n], of one floating type and on one device, with its setting."""
+    return learn_by(passes(weights[0].device, weights[0].dtype, learn_by), weights, settings, conventions)
+
+
+def learn_by(
+    make: type[DeviceRows],
+    weights: Sequence[torch.Tensor],
+    settings: Sequence[LayerSetting],
+    conventions: Conventions,
+) -> DeviceLayers:
+    """``learn_together`` with the passes over the weights that ``make`` does."""
     order = sorted(range(len(weights)), key=lambda i: settings[i].b)
     bits = tuple(settings[i].b for i in order)
     device = weights[0].device
-    rows = DeviceRows([weights[i] for i in order], layout(tuple(len(weights[i]) for i in order), device))
+    rows = make([weights[i] for i in order], layout(tuple(len(weights[i]) for i in order), device))
     survey = rows.survey()
     clip = _clip(rows, survey, _rates(tuple(float(settings[i].p) for i in order), device), conventions)
     c, keep_from = torch.minimum(clip.c, survey.extremes), clip.keep_from.expand(-1, 2)
@@ -189,13 +204,11 @@ def _buckets(
     neg: Side, pos: Side, bits: Sequence[int], dtype: torch.dtype, conventions: Conventions
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Bounds and codes as ``DeviceRows.assign`` takes them: the edges of the intervals and of what is pruned."""
-
-    def above(neg: Side, pos: Side, b: int) -> torch.Tensor:
-        return device_thresholds(edges(neg, pos, b, conventions), dtype, conventions)
-
+    between = _by_layer(lambda neg, pos, b: edges(neg, pos, b, conventions), neg, pos, bits, float("inf"))
+    above = device_thresholds(between, dtype, conventions)
     bottom = (-neg.keep_from).to(dtype)
     pruned = torch.stack([torch.nextafter(bottom, torch.full_like(bottom, float("inf"))), pos.keep_from.to(dtype)], 1)
-    bounds, order = torch.cat([_by_layer(above, neg, pos, bits, float("inf")), pruned], 1).sort(dim=1, stable=True)
+    bounds, order = torch.cat([above, pruned], 1).sort(dim=1, stable=True)
     n_edges = bounds.shape[1] - 2
     kept = (order == n_edges).cumsum(1) <= (order == n_edges + 1).cumsum(1)
     codes = functional.pad(((order < n_edges).cumsum(1) + 1) * kept, (1, 1))

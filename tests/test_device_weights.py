@@ -32,6 +32,7 @@ def small_rows() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {"ROW": 8, "BLOCK": 2, "LANES": 4}.items():
             patch.setattr(device_rows, name, value)
+        patch.setattr(device_rows.DeviceRows, "block", 2)
         device_rows.layout.cache_clear()
         yield
     device_rows.layout.cache_clear()
