@@ -50,12 +50,20 @@ class Layout:
         self.n, self.start, self.room = given[1:].unbind()
         self._starts: dict[tuple[int, int], torch.Tensor] = {}
         self._lanes: dict[int, torch.Tensor] = {}
+        self._sides: dict[int, torch.Tensor] = {}
 
     def runs(self) -> Iterator[tuple[list[int], slice]]:
         """Layers one behind the other that are copied together, or a single one that is not; their rows."""
         for _, run in groupby(range(len(self.sizes)), lambda i: (self.in_place[i], self.in_place[i] and i)):
             layers = list(run)
             yield layers, slice(self.first_row[layers[0]], self.first_row[layers[-1] + 1])
+
+    def sides(self, each: int) -> torch.Tensor:
+        """int32 [L, each]: 1, 2, ...: the number of each layer's sides, or of the only one."""
+        if each not in self._sides:
+            count = torch.arange(1, 1 + each * len(self.sizes), dtype=torch.int32, device=self.number.device)
+            self._sides[each] = count.view(-1, each)
+        return self._sides[each]
 
     def starts(self, factor: int, plus: int = 0) -> torch.Tensor:
         """int32 [rows, 1]: where the numbers of each row's layer start, of which a layer has ``factor``."""
@@ -86,12 +94,14 @@ class Survey(NamedTuple):
     """Of each layer and side, the negative one first.
 
     bins: int32 [L, 2, BINS / 2], weights by the first digit of their magnitude, exact zeros among them.
-    n: int64 [L, 2], weights.  extremes: float64 [L, 2], the largest magnitude; NaN in a layer with NaN or Inf.
+    n: int64 [L, 2], weights.  extremes: float64 [L, 2], the largest magnitude; NaN in a bad layer.
+    bad: bool [L], whether there are NaN or Inf in the layer.
     """
 
     bins: torch.Tensor
     n: torch.Tensor
     extremes: torch.Tensor
+    bad: torch.Tensor
 
 
 class Assignment(NamedTuple):
@@ -157,7 +167,7 @@ class DeviceRows:
         bins = bins.view(n_layers, 2, BINS // 2)
         bad = bins[:, :, _INFINITE[self.dtype] :].sum((1, 2)) > 0
         extremes += 0.0  # no negative zero
-        return Survey(bins, n, extremes.masked_fill_(bad[:, None], float("nan")))
+        return Survey(bins, n, extremes.masked_fill_(bad[:, None], float("nan")), bad)
 
     def _survey_block(self, rows: slice, x: torch.Tensor, bins: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Adds to the bins of the first digit; int64 numbers and extremes of either sign, [rows, 2].
@@ -224,14 +234,14 @@ class DeviceRows:
         bounds, code_of, dropped: as ``Assignment`` has them.
         extreme: float64 [L], no weight is larger.
         """
-        shift = (self.layout.room - torch.frexp(extreme).exponent).clamp(-1022, 1022)
+        scale = _power_of_two((self.layout.room - torch.frexp(extreme).exponent).clamp(-1022, 1022))
         counts = self.codes.new_zeros(len(bounds), LANES, n_codes, dtype=torch.int32)
         sums = torch.zeros_like(counts, dtype=torch.int64)
-        assignment = Assignment(bounds, code_of, _power_of_two(shift), dropped, counts, sums)
+        assignment = Assignment(bounds, code_of, scale, dropped, counts, sums)
         for rows, x in self._blocks:
             self._assign_block(rows, x, assignment)
         high, low = (sums >> 31).sum(1).double(), (sums & (2**31 - 1)).sum(1).double()
-        return (high * 2.0**31 + low) * _power_of_two(-shift)[:, None], counts.sum(1)
+        return (high * 2.0**31 + low) / scale[:, None], counts.sum(1)
 
     def _assign_block(self, rows: slice, x: torch.Tensor, assignment: Assignment) -> None:
         """21 bytes for the code, 57 for sums and counts."""
