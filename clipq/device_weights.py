@@ -174,8 +174,8 @@ def _largest(rows: DeviceRows, bins: torch.Tensor, rank: torch.Tensor) -> torch.
     digit, rank = _digit(bins, rank.int())
     prefix, tables = digit, [_table(n_layers * BINS, digit.expand(-1, 2), middle.expand(-1, 2), 0)]
     for left in reversed(range(torch.finfo(rows.dtype).bits // 16 - 1)):
-        signed = rows.count(tables, n_bins).view(-1, 2, BINS // 2)[1:]
-        digit, rank = _digit(signed.flip(1).view(n_layers, n_sides, BINS), rank)
+        bins = rows.count(tables, n_bins).view(-1, 2, BINS // 2)[1:].flip(1)  # signed digits as unsigned ones
+        digit, rank = _digit(bins.view(n_layers, n_sides, BINS), rank)
         prefix = (prefix << 16) | digit
         if left:
             tables.append(_table(n_bins, digit ^ (BINS // 2), middle, 1))

@@ -83,7 +83,7 @@ def speed(arguments: argparse.Namespace) -> dict[str, Any]:
         print(
             f"  {network:<12} batch {batch:<4} {row['dense_ms']:7.2f} ms dense {row['clipq_ms']:7.2f} ms CLIP-Q "
             f"{row['plain_ms']:7.2f} ms plain version   ratio {row['ratio']:.2f}   "
-            f"{row['operations']} operations of a step on an accelerator without kernels"
+            f"{row['operations']} operations on an accelerator without kernels"
         )
         report["training"].append(row)
     report["memory"] = memory(device)
