@@ -11,7 +11,7 @@ reads anyway, tells.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import groupby
 from typing import NamedTuple
@@ -20,8 +20,9 @@ import torch
 from torch.nn import functional
 
 from clipq.conventions import Conventions
+from clipq.device_passes import passes
 from clipq.device_rows import BINS, DeviceRows, Layout, Survey, layout
-from clipq.partition import Side, centres, clip_value, device_thresholds, edges
+from clipq.partition import Side, clip_value, device_thresholds, edges_and_centres
 from clipq.quantized_net import LayerSetting
 
 _BITS = {torch.float32: torch.int32, torch.float64: torch.int64}
@@ -56,6 +57,10 @@ class DeviceLayers(NamedTuple):
     neg: Side[torch.Tensor]
     pos: Side[torch.Tensor]
 
+    def tensors(self) -> list[torch.Tensor]:
+        """All results, of all layers."""
+        return [self.quantized, self.codes, self.levels, self.counts, *self.neg, *self.pos]
+
     def weights(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Its quantized weights and their codes, [n]."""
         span = self.layout.span(self.order.index(layer))
@@ -88,21 +93,33 @@ def learn_together(
     weights: Sequence[torch.Tensor], settings: Sequence[LayerSetting], conventions: Conventions
 ) -> DeviceLayers:
     """Prunes and quantizes each of the weights, all [n], of one floating type and on one device, with its setting."""
+    return learn_by(passes(weights[0].device, weights[0].dtype, learn_by), weights, settings, conventions)
+
+
+def learn_by(
+    make: type[DeviceRows],
+    weights: Sequence[torch.Tensor],
+    settings: Sequence[LayerSetting],
+    conventions: Conventions,
+) -> DeviceLayers:
+    """``learn_together`` with the passes over the weights that ``make`` does."""
     order = sorted(range(len(weights)), key=lambda i: settings[i].b)
     bits = tuple(settings[i].b for i in order)
     device = weights[0].device
-    rows = DeviceRows([weights[i] for i in order], layout(tuple(len(weights[i]) for i in order), device))
+    rows = make([weights[i] for i in order], layout(tuple(len(weights[i]) for i in order), device))
     survey = rows.survey()
     clip = _clip(rows, survey, _rates(tuple(float(settings[i].p) for i in order), device), conventions)
     c, keep_from = torch.minimum(clip.c, survey.extremes), clip.keep_from.expand(-1, 2)
     neg, pos = (Side(c[:, i], survey.extremes[:, i], keep_from[:, i]) for i in (0, 1))
-    bounds, code_of = _buckets(neg, pos, bits, rows.dtype, conventions)
+    between, centres = _partition(neg, pos, bits, conventions)
+    bounds, code_of = _buckets(device_thresholds(between, rows.dtype, conventions), neg, pos)
     n_codes = 2 ** bits[-1]
     sums, counts = rows.assign(bounds, code_of, n_codes, survey.extremes.amax(1), clip.dropped)
     counts = counts[:, 1:]
-    levels = torch.where(counts > 0, sums[:, 1:] / counts.clamp(min=1), _empty(neg, pos, bits, conventions))
-    bad = survey.extremes.isnan().any(1, keepdim=True)
-    values = functional.pad(levels.float(), (1, 0)).masked_fill(bad, float("nan"))  # of the codes from 0 on
+    empty = centres if conventions.empty_level == "centre" else torch.zeros_like(centres)
+    levels = torch.where(counts > 0, sums[:, 1:] / counts.clamp(min=1), empty)
+    values = functional.pad(levels.float(), (1, 0))  # of the codes from 0 on
+    values.masked_fill_(survey.bad[:, None], float("nan"))
     rows.write(values.to(weights[0].dtype))
     return DeviceLayers(order, rows.layout, rows.quantized, rows.codes, values[:, 1:], counts, neg, pos)
 
@@ -115,13 +132,13 @@ def _rates(p: tuple[float, ...], device: torch.device) -> torch.Tensor:
 
 def _clip(rows: DeviceRows, survey: Survey, p: torch.Tensor, conventions: Conventions) -> _Clip:
     """A01 to A04."""
-    bins, n, extremes = survey
+    bins, n, extremes, _ = survey
     if conventions.clip_scope == "all_weights":
         bins, n, extremes = bins.sum(1, keepdim=True), rows.layout.n[:, None], extremes.amax(1, keepdim=True)
-    product = p * n.double()
+    product = p * n
     k = torch.minimum(_round(product, conventions), n)
-    m_k = torch.where(k > 0, _largest(rows, bins, n - k), 0.0)
-    beyond = torch.nextafter(m_k.to(rows.dtype), torch.full_like(m_k, float("inf"), dtype=rows.dtype)).double()
+    m_k = _largest(rows, bins, n - k).masked_fill(k == 0, 0.0)
+    beyond = (m_k.to(rows.dtype).view(_BITS[rows.dtype]) + 1).view(rows.dtype).double()  # the next larger number
     if conventions.clip_value == "last_clipped" and conventions.clip_ties == "prune":
         return _Clip(m_k, beyond, None)
     m_next = torch.where(k < n, _largest(rows, bins, n - k - 1), extremes)
@@ -152,15 +169,16 @@ def _largest(rows: DeviceRows, bins: torch.Tensor, rank: torch.Tensor) -> torch.
     rank: int64 [L, sides].  The result means nothing where it is outside 0 .. size - 1.
     """
     n_layers, n_sides = rank.shape
-    first = BINS * torch.arange(1, 1 + rank.numel(), device=rank.device, dtype=torch.int32)  # bin of each side
-    middle = (first + BINS // 2).view(n_layers, n_sides)
+    n_bins = (1 + rank.numel()) * BINS
+    middle = rows.layout.sides(n_sides) * BINS + BINS // 2
     digit, rank = _digit(bins, rank.int())
     prefix, tables = digit, [_table(n_layers * BINS, digit.expand(-1, 2), middle.expand(-1, 2), 0)]
-    for _ in range(torch.finfo(rows.dtype).bits // 16 - 1):
-        signed = rows.count(tables, (1 + rank.numel()) * BINS).view(-1, 2, BINS // 2)[1:]
-        digit, rank = _digit(signed.flip(1).view(n_layers, n_sides, BINS), rank)
+    for left in reversed(range(torch.finfo(rows.dtype).bits // 16 - 1)):
+        bins = rows.count(tables, n_bins).view(-1, 2, BINS // 2)[1:].flip(1)  # signed digits as unsigned ones
+        digit, rank = _digit(bins.view(n_layers, n_sides, BINS), rank)
         prefix = (prefix << 16) | digit
-        tables.append(_table((1 + rank.numel()) * BINS, (digit ^ (BINS // 2)), middle, 1))
+        if left:
+            tables.append(_table(n_bins, digit ^ (BINS // 2), middle, 1))
     return prefix.to(_BITS[rows.dtype]).view(rows.dtype).double()
 
 
@@ -185,42 +203,36 @@ def _table(n_bins: int, digit: torch.Tensor, middle: torch.Tensor, skip: int) ->
     return table
 
 
-def _buckets(
-    neg: Side, pos: Side, bits: Sequence[int], dtype: torch.dtype, conventions: Conventions
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Bounds and codes as ``DeviceRows.assign`` takes them: the edges of the intervals and of what is pruned."""
+def _buckets(above: torch.Tensor, neg: Side, pos: Side) -> tuple[torch.Tensor, torch.Tensor]:
+    """Bounds and codes as ``DeviceRows.assign`` takes them, of the intervals and of what is pruned.
 
-    def above(neg: Side, pos: Side, b: int) -> torch.Tensor:
-        return device_thresholds(edges(neg, pos, b, conventions), dtype, conventions)
-
-    bottom = (-neg.keep_from).to(dtype)
-    pruned = torch.stack([torch.nextafter(bottom, torch.full_like(bottom, float("inf"))), pos.keep_from.to(dtype)], 1)
-    bounds, order = torch.cat([_by_layer(above, neg, pos, bits, float("inf")), pruned], 1).sort(dim=1, stable=True)
-    n_edges = bounds.shape[1] - 2
-    kept = (order == n_edges).cumsum(1) <= (order == n_edges + 1).cumsum(1)
-    codes = functional.pad(((order < n_edges).cumsum(1) + 1) * kept, (1, 1))
-    codes[:, 0] = 1
+    above: of the weights' type [L, edges], ascending: from which number on a weight is above each edge.
+    """
+    low = (-neg.keep_from).to(above.dtype)[:, None]
+    low, high = torch.nextafter(low, torch.full_like(low, float("inf"))), pos.keep_from.to(above.dtype)[:, None]
+    bounds, order = torch.cat([above, low, high], 1).sort(dim=1, stable=True)
+    kept = (bounds < low) | (bounds >= high)
+    codes = functional.pad(((order < above.shape[1]).cumsum(1) + 1) * kept, (1, 1))
+    codes[:, :1].fill_(1)
     return bounds, codes.to(torch.uint8)
 
 
-def _empty(neg: Side, pos: Side, bits: Sequence[int], conventions: Conventions) -> torch.Tensor:
-    """The level of an interval without weights (A07), float64 [L, N] with the largest N; or 0 for all, [1]."""
-    if conventions.empty_level == "zero":
-        return torch.zeros_like(neg.e[:1])
-    return _by_layer(lambda neg, pos, b: centres(neg, pos, b, conventions), neg, pos, bits, 0.0)
+def _partition(
+    neg: Side, pos: Side, bits: Sequence[int], conventions: Conventions
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Edges and centres of the intervals, float64, one layer a row; filled up with Inf, and with 0.
 
-
-def _by_layer(
-    make: Callable[..., torch.Tensor], neg: Side, pos: Side, bits: Sequence[int], fill: float
-) -> torch.Tensor:
-    """``make`` of the sides and b of each layer, one a row; rows of fewer bits are filled up with ``fill``.
-
-    make: gives one column a layer, for layers of the same b, of which each number stands together.
+    Layers of the same number of bits stand together.
     """
     found, start = [], 0
     for b, group in groupby(bits):
         own = slice(start, start + len(list(group)))
-        sides = (Side(*(number[own] for number in side)) for side in (neg, pos))
-        found.append(functional.pad(make(*sides, b).T, (0, 2 ** bits[-1] - 2**b), value=fill))
+        own_neg, own_pos = (Side(*(number[own] for number in side)) for side in (neg, pos))
+        found.append((b, *edges_and_centres(own_neg, own_pos, b, conventions)))
         start = own.stop
-    return torch.cat(found)
+    if len(found) == 1:
+        return found[0][1].T, found[0][2].T
+    wider = [(0, 2 ** bits[-1] - 2**b) for b, _, _ in found]
+    between = [functional.pad(e.T, w, value=float("inf")) for (_, e, _), w in zip(found, wider, strict=True)]
+    middles = [functional.pad(m.T, w) for (_, _, m), w in zip(found, wider, strict=True)]
+    return torch.cat(between), torch.cat(middles)

@@ -76,6 +76,16 @@ def centres(neg: Side, pos: Side, b: int, conventions: Conventions) -> Any:
     return _library(neg).concatenate([ends_neg[:-1] + ends_neg[1:], ends_pos[:-1] + ends_pos[1:]]) / 2
 
 
+def edges_and_centres(neg: Side, pos: Side, b: int, conventions: Conventions) -> tuple[Any, Any]:
+    """``edges`` and ``centres``, in fewer operations."""
+    if conventions.partition == "joined":
+        return edges(neg, pos, b, conventions), centres(neg, pos, b, conventions)
+    ends = intervals(neg, pos, b, conventions)
+    middles = (ends[:, 0] + ends[:, 1]) / 2
+    ends[2 ** (b - 1) : 2 ** (b - 1) + 1, 0] *= 0  # the first positive interval's edge
+    return ends[1:, 0], middles
+
+
 def thresholds(edges: np.ndarray, dtype: type[np.floating], conventions: Conventions) -> np.ndarray:
     """The edges as values of ``dtype``, such that a weight w lies above edge i exactly where w >= thresholds[i].
 
@@ -92,8 +102,9 @@ def thresholds(edges: np.ndarray, dtype: type[np.floating], conventions: Convent
 def device_thresholds(edges: torch.Tensor, dtype: torch.dtype, conventions: Conventions) -> torch.Tensor:
     """``thresholds`` on the edges' device."""
     rounded = edges.to(dtype)
-    at_least = (edges > 0) == (conventions.edge == "outer")
-    too_low = (rounded.double() < edges) | ((rounded.double() == edges) & ~at_least)
+    exact = rounded.double()
+    more = edges <= 0 if conventions.edge == "outer" else edges > 0
+    too_low = (exact < edges) | ((exact == edges) & more)
     return torch.where(too_low, torch.nextafter(rounded, torch.full_like(rounded, float("inf"))), rounded)
 
 

@@ -23,7 +23,9 @@ from torch.nn import functional
 from torch.nn.utils import parametrize
 
 from clipq.atomic_file import write_text
+from clipq.conventions import Conventions
 from clipq.data import load_dataset
+from clipq.device_weights import learn_together
 from clipq.errors import ClipqError
 from clipq.layers import compressible_layers
 from clipq.networks import build_network
@@ -34,6 +36,7 @@ from clipq.search_config import SearchConfig
 from clipq.subset_error import SubsetError
 from clipq.weight_sharing import share_weights, straight_through
 from clipq.ws_learn_one_layer import learn, ws_learn_one_layer
+from scripts.operations import Operations
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 LARGE_LAYER = 37_748_736  # AlexNet's fc6
@@ -71,14 +74,16 @@ def speed(arguments: argparse.Namespace) -> dict[str, Any]:
     print(f"one layer of {arguments.weights:,} weights, b = 4, on {device} with {torch.get_num_threads()} threads")
     report["operation"] = operation(arguments.weights, device, arguments.repeats)
     for row in report["operation"]:
-        print(f"  p = {row['p']:<5} {row['what']:<16} {row['ms']:9.1f} ms  {row['copies']:7.1f} copies")
+        print(f"  p = {row['p']:<5} {row['what']:<16} {row['ms']:9.2f} ms  {row['copies']:7.1f} copies")
     print("a training step with CLIP-Q over one without")
     report["training"] = []
     for network, batch, shape, repeats in _networks(device, arguments.step_repeats):
         row = training_step(network, batch, shape, device, repeats)
+        row["operations"] = operations(network, shape)
         print(
             f"  {network:<12} batch {batch:<4} {row['dense_ms']:7.2f} ms dense {row['clipq_ms']:7.2f} ms CLIP-Q "
-            f"{row['plain_ms']:7.2f} ms plain version   ratio {row['ratio']:.2f}"
+            f"{row['plain_ms']:7.2f} ms plain version   ratio {row['ratio']:.2f}   "
+            f"{row['operations']} operations on an accelerator without kernels"
         )
         report["training"].append(row)
     report["memory"] = memory(device)
@@ -208,6 +213,16 @@ def step(
         return loss
 
     return run
+
+
+def operations(network: str, shape: tuple[int, ...]) -> int:
+    """What an accelerator starts at each step to prune and quantize the network's weights, counted without one."""
+    layers = compressible_layers(build_network(network, n_classes=10, input_shape=shape))
+    weights = [torch.empty(layer.weight.numel(), device="meta") for layer in layers]
+    for _ in range(2):  # the first also makes what is kept
+        with Operations() as count:
+            learn_together(weights, [SETTING] * len(weights), Conventions())
+    return count.n
 
 
 def memory(device: torch.device) -> Row:

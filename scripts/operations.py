@@ -1,5 +1,7 @@
 """Counts the operations on tensors: what an accelerator has to start."""
 
+from __future__ import annotations
+
 from typing import Any
 
 from torch.utils._python_dispatch import TorchDispatchMode
