@@ -113,7 +113,7 @@ def _large_size(codes: np.ndarray, b: int, negative: int) -> tuple[int, np.ndarr
     every = codes.reshape(matrix(codes.shape))
     patterns = PatternPlan(codes.reshape(-1), b)
     size, used = patterns.size(), patterns.code_counts > 0
-    if every.shape[1] <= SLAB_POSITIONS and _planes_pay(every, b, negative, patterns):
+    if every.shape[1] <= SLAB_POSITIONS:
         size = min(size, _estimate(every, b, negative, patterns, _TO_COUNT))
     return size, used
 
