@@ -5,6 +5,7 @@ Written once for numbers in the computer's memory and for those that an accelera
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -108,7 +109,14 @@ def _count(m: int, side: Side) -> Any:
     """0 .. m, float64, where the side's numbers are."""
     if isinstance(side.e, torch.Tensor):
         return torch.arange(m + 1, dtype=torch.float64, device=side.e.device)
-    return np.arange(m + 1.0)
+    return _to(m)
+
+
+@cache
+def _to(m: int) -> np.ndarray:
+    numbers = np.arange(m + 1.0)
+    numbers.flags.writeable = False
+    return numbers
 
 
 def _split(side: Side, m: int) -> Any:
