@@ -51,19 +51,22 @@ class Part:
     def take_candidates(self, gap: Gap, known: np.ndarray | None = None) -> None:
         """Finds all weights outside the gap, and perhaps some within; NaN is always among them.
 
-        known: positions, ascending, that are probably enough, such as the last step's; counting proves it.
+        known: positions, ascending, that are probably nearly enough, such as the last step's; counting tells.
         """
         self.where, self.values = None, self.x
         n = len(self.x)
         if not gap.bottom > gap.top:
             return
-        outside = n - np.count_nonzero(gap.holds(self.x))
+        inside = gap.holds(self.x)
+        outside = n - np.count_nonzero(inside)
         if 2 * outside > n:
             return
-        if known is not None and outside <= len(known) <= 2 * outside and known[-1] < n:
+        if known is not None and 0 < 2 * len(known) <= 3 * outside and known[-1] < n:
             values = self.x.take(known)
-            if len(known) - np.count_nonzero(gap.holds(values)) == outside:
-                self.where, self.values = known, values
+            missing = outside - (len(known) - np.count_nonzero(gap.holds(values)))
+            if 8 * missing <= outside:
+                self.where = _completed(known, inside) if missing else known
+                self.values = self.x.take(self.where) if missing else values
                 return
         self.where = _positions(~gap.narrowed().holds(self.x))
         self.values = self.x.take(self.where)
@@ -100,6 +103,14 @@ def put(entries: np.ndarray, where: np.ndarray | None, codes: np.ndarray, out: n
         entries.take(codes, out=out, mode="clip")
     else:
         out[where] = entries.take(codes)
+
+
+def _completed(known: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """The known positions and all others that are not ``inside``, ascending."""
+    others = ~inside
+    others[known] = False
+    new = others.nonzero()[0]
+    return np.insert(known, known.searchsorted(new), new)
 
 
 def _intervals(values: np.ndarray, thresholds: np.ndarray) -> np.ndarray:

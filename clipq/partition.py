@@ -5,6 +5,7 @@ Written once for numbers in the computer's memory and for those that an accelera
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -122,9 +123,16 @@ def _fractions(length: Any, m: int) -> Any:
     A GPU divides by a tensor, but multiplies by the reciprocal of a number from the host, which rounds twice.
     """
     if not isinstance(length, torch.Tensor):
-        return length * np.arange(m + 1.0) / m
+        return length * _to(m) / m
     count = torch.arange(m + 1, dtype=torch.float64, device=length.device).view(-1, *[1] * length.ndim)
     return length * count / count[-1]
+
+
+@cache
+def _to(m: int) -> np.ndarray:
+    numbers = np.arange(m + 1.0)
+    numbers.flags.writeable = False
+    return numbers
 
 
 def _split(side: Side, m: int) -> Any:

@@ -1,21 +1,23 @@
 """The error that the search minimises, measured without computing twice what a layer under search cannot change.
 
-While one layer's (p, b) are searched, the activations before it stay the same.  The network is traced once; for each
-layer the values that the rest of the network needs are kept, and only the nodes from that layer on are run again.
+While one layer's (p, b) are searched, the activations before it stay the same.  The network is traced once and cut in
+two before the layer: the values that the second part needs are kept, and only that part is run again.
 A network that cannot be traced (control flow that depends on values) is run whole.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import fx, nn
 
+from clipq.batch import lengths, part_of
 from clipq.layers import CompressibleLayer
 from clipq.training import to_device, top1_error
+
+_SAMPLES = 250  # a CPU runs so many at a time: activations of more leave its cache
 
 
 class SubsetError:
@@ -32,36 +34,40 @@ class SubsetError:
     def __call__(self, model: nn.Module) -> float:
         return top1_error(model, self._batches)
 
-    @torch.no_grad()
     def from_layer(self, model: nn.Module, layer: CompressibleLayer) -> Callable[[], float]:
         """The same error, as a function of this layer's weight alone: nothing before it may change any more."""
         model.eval()
-        device = next(model.parameters()).device
         try:
             traced = fx.symbolic_trace(model)
-            first = _first_use(traced, layer)
+            before, rest = _cut(traced, _first_use(traced, layer))
         except Exception:  # tracing runs the model's own code, which may fail in any way on symbolic values
             return lambda: self(model)
         kept, size = [], 0
-        for batch in self._batches:
-            x, y = to_device(batch, device)
-            values = _run_until(traced, first, x)
-            size += sum(v.numel() * v.element_size() for v in values.values() if isinstance(v, torch.Tensor))
-            if size > self._max_bytes:
-                return lambda: self(model)
-            kept.append((values, y))
+        with torch.inference_mode():
+            for x, y in self._parts(next(model.parameters()).device):
+                values = before(x)
+                size += sum(v.numel() * v.element_size() for v in values if isinstance(v, torch.Tensor))
+                if size > self._max_bytes:
+                    return lambda: self(model)
+                kept.append((values, y))
 
-        @torch.no_grad()
+        @torch.inference_mode()
         def error() -> float:
             model.eval()
-            wrong = n = 0
-            for values, y in kept:
-                output = fx.Interpreter(traced).run(initial_env=dict(values))
-                wrong += int((output.argmax(1) != y).sum())
-                n += len(y)
-            return wrong / n
+            wrong = [(rest(*values).argmax(1) != y).sum() for values, y in kept]
+            return int(sum(wrong)) / sum(len(y) for _, y in kept)
 
         return error
+
+    def _parts(self, device: torch.device) -> Iterator[Any]:
+        """The batches on the device, in parts that suit it."""
+        for batch in self._batches:
+            sizes = lengths(batch)
+            if device.type == "cpu" and len(sizes) == 1:
+                for start in range(0, max(sizes), _SAMPLES):
+                    yield part_of(batch, slice(start, start + _SAMPLES))
+            else:
+                yield to_device(batch, device)
 
 
 def _first_use(traced: fx.GraphModule, layer: CompressibleLayer) -> fx.Node:
@@ -76,28 +82,17 @@ def _first_use(traced: fx.GraphModule, layer: CompressibleLayer) -> fx.Node:
     raise LookupError(layer.name)
 
 
-def _run_until(traced: fx.GraphModule, stop: fx.Node, x: Any) -> dict[fx.Node, Any]:
-    """Runs the nodes before ``stop``; their values, None for those that nothing from ``stop`` on uses."""
-    before = [node for node in traced.graph.nodes if node < stop]
-    later = set(traced.graph.nodes) - set(before)
-    runner = _Until(traced, stop)
-    with suppress(_Reached):
-        runner.run(x)
-    return {node: runner.env.get(node) if later & set(node.users) else None for node in before}
-
-
-class _Reached(Exception):
-    pass
-
-
-class _Until(fx.Interpreter):
-    """Runs a graph up to, but without, one node."""
-
-    def __init__(self, traced: fx.GraphModule, stop: fx.Node) -> None:
-        super().__init__(traced)
-        self._stop = stop
-
-    def run_node(self, n: fx.Node) -> Any:
-        if n is self._stop:
-            raise _Reached
-        return super().run_node(n)
+def _cut(traced: fx.GraphModule, at: fx.Node) -> tuple[fx.GraphModule, fx.GraphModule]:
+    """The network in two: what comes before ``at`` gives a tuple of what the rest takes."""
+    nodes = list(traced.graph.nodes)
+    first, second = nodes[: nodes.index(at)], nodes[nodes.index(at) :]
+    needed = [node for node in first if not set(second).isdisjoint(node.users)]
+    before, copies = fx.Graph(), dict[fx.Node, fx.Node]()
+    for node in first:
+        copies[node] = before.node_copy(node, copies.__getitem__)
+    before.output(tuple(copies[node] for node in needed))
+    rest = fx.Graph()
+    copies = {node: rest.placeholder(node.name) for node in needed}
+    for node in second:
+        copies[node] = rest.node_copy(node, copies.__getitem__)
+    return fx.GraphModule(traced, before), fx.GraphModule(traced, rest)

@@ -42,6 +42,7 @@ RESULTS = Path(__file__).resolve().parent.parent / "results"
 LARGE_LAYER = 37_748_736  # AlexNet's fc6
 SETTING = LayerSetting(0.9, 4)
 IMAGES = 10_000  # on which the search measures
+BLOCK = 5  # steps in a row, before another kind of step takes its turn
 SLOW_REPEATS = 1  # of what takes a hundred copies
 Row = dict[str, Any]
 
@@ -110,18 +111,33 @@ def _networks(device: torch.device, repeats: int) -> list[tuple[str, int, tuple[
     return networks
 
 
-def in_turn(works: dict[str, Callable[[], Any]], repeats: int, device: torch.device) -> dict[str, float]:
-    """Median seconds of each work; they take turns, so that a busy machine slows all alike."""
+def in_turn(
+    works: dict[str, Callable[[], Any]], turns: int, device: torch.device, block: int = 1
+) -> dict[str, list[float]]:
+    """Seconds of each work in every turn, the median of ``block`` runs in a row after one that is not measured.
+
+    They take turns, so that a busy machine slows all alike: to be compared turn by turn.  In a row, as the steps of a
+    training follow each other, a work finds in the caches what its last run left there.
+    """
     times: dict[str, list[float]] = {name: [] for name in works}
-    for turn in range(repeats + 1):
+    for _ in range(turns):
         for name, work in works.items():
-            _wait(device)
-            started = time.perf_counter()
-            work()
-            _wait(device)
-            if turn:  # the first is a warm-up
-                times[name].append(time.perf_counter() - started)
-    return {name: statistics.median(values) for name, values in times.items()}
+            runs = [_seconds(work, device) for _ in range(1 + block)]
+            times[name].append(statistics.median(runs[1:]))
+    return times
+
+
+def _seconds(work: Callable[[], Any], device: torch.device) -> float:
+    _wait(device)
+    started = time.perf_counter()
+    work()
+    _wait(device)
+    return time.perf_counter() - started
+
+
+def ratio(times: list[float], reference: list[float]) -> float:
+    """The median of the ratios of each turn."""
+    return statistics.median(a / b for a, b in zip(times, reference, strict=True))
 
 
 def _wait(device: torch.device) -> None:
@@ -150,8 +166,11 @@ def operation(n: int, device: torch.device, repeats: int) -> list[Row]:
     return rows + _in_copies(in_turn(slow, SLOW_REPEATS, device), SETTING.p)[1:]
 
 
-def _in_copies(seconds: dict[str, float], p: float) -> list[Row]:
-    return [{"what": name, "p": p, "ms": 1e3 * s, "copies": s / seconds["copy"]} for name, s in seconds.items()]
+def _in_copies(times: dict[str, list[float]], p: float) -> list[Row]:
+    return [
+        {"what": name, "p": p, "ms": 1e3 * statistics.median(own), "copies": ratio(own, times["copy"])}
+        for name, own in times.items()
+    ]
 
 
 def plain(W: torch.Tensor, theta: LayerSetting) -> torch.Tensor:
@@ -183,10 +202,11 @@ class PlainSharing(nn.Module):
 def training_step(network: str, batch: int, shape: tuple[int, ...], device: torch.device, repeats: int) -> Row:
     """A training step with pruning-quantization over one without it, at p = 0.9 and b = 4 in every layer."""
     works = {kind: step(network, batch, shape, device, kind) for kind in ("dense", "clipq", "plain")}
-    milliseconds = {kind: 1e3 * seconds for kind, seconds in in_turn(works, repeats, device).items()}
+    times = in_turn(works, -(-repeats // BLOCK), device, BLOCK)
     return {
-        "network": network, "batch": batch, **{f"{kind}_ms": ms for kind, ms in milliseconds.items()},
-        "ratio": milliseconds["clipq"] / milliseconds["dense"],
+        "network": network, "batch": batch,
+        **{f"{kind}_ms": 1e3 * statistics.median(own) for kind, own in times.items()},
+        "ratio": ratio(times["clipq"], times["dense"]),
     }  # fmt: skip
 
 
