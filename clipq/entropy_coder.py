@@ -15,10 +15,12 @@ from clipq.bit_stream import packed_size
 from clipq.byte_reader import ByteReader
 from clipq.codebook import pack_codebook, read_codebook
 from clipq.pattern_coder import PatternPlan, decode_patterns
-from clipq.plane_coder import SLAB_POSITIONS, PlanePlan, decode_planes
+from clipq.plane_coder import PlanePlan, decode_planes
+from clipq.plane_header import SLAB_POSITIONS
 from clipq.quantized_net import QuantizedLayer
 
 EMPTY, PLANES, PATTERNS = range(3)
+_UNEVEN = 4
 #: Layers of more weights than this are modelled by planes only where a sample of their rows says that it pays.
 LARGE = 1 << 19
 _SAMPLE_WEIGHTS = 1 << 17
@@ -41,9 +43,15 @@ def encode_entropy(layer: QuantizedLayer) -> EntropySection:
     negative = _leading_negatives(layer.levels)
     if not layer.codes.any():
         none = np.zeros(layer.levels.size, np.bool_)
-        return EntropySection(bytes([EMPTY, negative]), pack_codebook(layer.levels, none, negative), b"")
+        return EntropySection(_head(EMPTY, negative, layer.b), pack_codebook(layer.levels, none, negative), b"")
     model, plan, used = _choose(layer.codes, layer.b, negative)
-    return EntropySection(bytes([model, negative]), pack_codebook(layer.levels, used, negative), plan.encode())
+    head = _head(model, negative, layer.b)
+    return EntropySection(head, pack_codebook(layer.levels, used, negative), plan.encode())
+
+
+def _head(model: int, negative: int, b: int) -> bytes:
+    """The model, and how many codes are negative, of which half are understood."""
+    return bytes([model]) if negative == 2 ** (b - 1) else bytes([model | _UNEVEN, negative])
 
 
 def entropy_size(codes: np.ndarray, b: int, levels: np.ndarray | None = None) -> tuple[int, int]:
@@ -65,7 +73,9 @@ def decode_entropy(reader: ByteReader, shape: tuple[int, ...], b: int) -> tuple[
     Raises:
         ClipqFormatError: InvalidValueError, TruncatedError or AbsurdSizeError.
     """
-    model, negative = reader.u8("model"), reader.u8("number of negative codes")
+    model, negative = reader.u8("model"), 2 ** (b - 1)
+    if model & _UNEVEN:
+        model, negative = model & ~_UNEVEN, reader.u8("number of negative codes")
     if model > PATTERNS or negative >= 2**b:
         reader.invalid(f"expected a model up to {PATTERNS}, up to {2**b - 1} negative codes, got {model}, {negative}")
     levels, _ = read_codebook(reader, 2**b - 1, negative)
