@@ -70,6 +70,17 @@ class ByteReader:
         self.offset += n
         return self._data[self.offset - n : self.offset]
 
+    def take_but_zeros(self) -> bytes:
+        """All that is left but for zero bytes at its end, of which nothing is taken."""
+        data = bytes(self._data[self.offset : self._stop]).rstrip(b"\0")
+        self.offset += len(data)
+        return data
+
+    def part(self, n: int, what: str) -> ByteReader:
+        """A reader of the next n bytes alone."""
+        self.take(n, what)
+        return ByteReader(self._data, self.section, self.offset - n, self.offset)
+
     def u8(self, what: str) -> int:
         return self.take(1, what)[0]
 

@@ -14,11 +14,13 @@ import numpy as np
 from clipq.byte_reader import ByteReader
 from clipq.codebook import pack_codebook, read_codebook
 from clipq.pattern_coder import PatternPlan, decode_patterns
-from clipq.plane_coder import SLAB_POSITIONS, PlanePlan, decode_planes
+from clipq.plane_coder import PlanePlan, decode_planes
 from clipq.plane_estimate import estimate_planes
+from clipq.plane_header import SLAB_POSITIONS
 from clipq.quantized_net import QuantizedLayer
 
 EMPTY, PLANES, PATTERNS = range(3)
+_UNEVEN = 4
 #: Layers of more weights than this are modelled by planes only where a sample of them says that it pays.
 LARGE = 1 << 19
 _WORTH = 0.997
@@ -43,7 +45,13 @@ def encode_entropy(layer: QuantizedLayer) -> EntropySection:
         return EntropySection(bytes([EMPTY]), b"", b"")
     negative = _leading_negatives(layer.levels)
     model, plan, used = _choose(layer.codes, layer.b, negative)
-    return EntropySection(bytes([model, negative]), pack_codebook(layer.levels, used, negative), plan.encode())
+    head = _head(model, negative, layer.b)
+    return EntropySection(head, pack_codebook(layer.levels, used, negative), plan.encode())
+
+
+def _head(model: int, negative: int, b: int) -> bytes:
+    """The model, and how many codes are negative, of which half are understood."""
+    return bytes([model]) if negative == 2 ** (b - 1) else bytes([model | _UNEVEN, negative])
 
 
 def entropy_size(codes: np.ndarray, b: int, levels: np.ndarray | None = None) -> tuple[int, int]:
@@ -69,14 +77,16 @@ def decode_entropy(reader: ByteReader, shape: tuple[int, ...], b: int) -> tuple[
     Raises:
         ClipqFormatError: InvalidValueError, TruncatedError or AbsurdSizeError.
     """
-    n, model = math.prod(shape), reader.u8("model")
-    if model > PATTERNS or (n == 0 and model != EMPTY):
-        reader.invalid(f"model of {n} weights: expected at most {PATTERNS}, and {EMPTY} for none, got {model}")
+    model, negative, n = reader.u8("model"), 2 ** (b - 1), math.prod(shape)
     if model == EMPTY:
         return np.zeros(2**b - 1, np.float32), np.zeros(shape, np.uint8)
-    negative = reader.u8("number of negative codes")
-    if negative >= 2**b:
-        reader.invalid(f"number of negative codes: expected at most {2**b - 1}, got {negative}")
+    if model & _UNEVEN:
+        model, negative = model & ~_UNEVEN, reader.u8("number of negative codes")
+    if model not in (PLANES, PATTERNS) or n == 0 or negative >= 2**b:
+        reader.invalid(
+            f"expected model {PLANES} or {PATTERNS} ({EMPTY} of no weights), up to {2**b - 1} negative codes, "
+            f"got {model} of {n} weights, {negative} negative codes"
+        )
     levels, _ = read_codebook(reader, 2**b - 1, negative)
     if model == PATTERNS:
         codes = decode_patterns(reader, n, b)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,39 +19,64 @@ from clipq.integer_log import PROBABILITY_BITS
 STATE_BITS = 21
 ONE = 1 << PROBABILITY_BITS
 _LOW = 1 << STATE_BITS
-#: The least and the most taper: closing lanes takes a bounded number of steps.
-MIN_TAPER, MAX_TAPER = 3, 10
+#: The unit of a closing's rate, and the most, of 6 bits: so closing lanes takes a bounded number of steps.
+RATE_BITS, MAX_RATE = 9, 63
 _SLOT = np.int32(ONE - 1)
+#: Lanes are closed in steps, and so some of them late; and a lane that stays open holds bits back.
+_ROUNDED_UP, _HELD_BACK = 1.25, 0.6
 #: So that what is worked on stays in the processor's cache.
 _FIELDS_AT_ONCE, _SYMBOLS_AT_ONCE = 1 << 14, 1 << 16
 _FEW = 1000
+_FROM_HIGHEST = np.arange(STATE_BITS - 1, -1, -1, dtype=np.int32)
+#: What the exponent of a state as float32 and the bits it lacks are together.
+_MISSING = np.int32(STATE_BITS + 1 + 126)
 #: Steps of so few symbols are faster without arrays.
-_ONE_BY_ONE = 12
+_ONE_BY_ONE = 20
 
 
-def steps(n: int, lanes: int, taper: int, after: int | None) -> Iterator[tuple[int, int]]:
-    """How many of n symbols each step takes, one a lane on the first lanes, and how many lanes are still open.
+class Closing(NamedTuple):
+    """How many lanes stay open: ``base``, and so many for each 2^RATE_BITS symbols to come; and those after a run."""
 
-    With ``after``, only so many symbols follow these n, and lanes are closed as ``still_open`` says.
+    base: int
+    rate: int
+    after: int = 0
+
+    def still_open(self, to_come: int) -> int:
+        """Large numbers are rounded up to three bits, so that many lanes are closed at a time."""
+        wanted = to_come * self.rate >> RATE_BITS
+        coarse = max(wanted.bit_length() - 3, 0)
+        return self.base + (-(-wanted >> coarse) << coarse)
+
+
+def last_lanes(lanes: int) -> int:
+    """How many lanes stay open to the end: a second one halves the number of steps there, and costs its state."""
+    return 1 if lanes < 128 else 2
+
+
+def rate_for(bits: float) -> int:
+    """The rate at which symbols of so many bits each, those of the next step left out, fill the lanes' states."""
+    needed = _ROUNDED_UP * (STATE_BITS + _HELD_BACK + bits)
+    return min(int(bits * (1 << RATE_BITS) / needed), MAX_RATE)
+
+
+def steps(n: int, opened: int, closing: Closing | None) -> Iterator[tuple[int, int, int]]:
+    """The steps of a run of n symbols at whose start so many lanes are open, those of the same size together.
+
+    How many steps, how many symbols each, one a lane on the first lanes, and how many lanes are open before them.
     """
-    opened = lanes
     while n:
-        if after is not None:
-            opened = min(opened, still_open(lanes, taper, n + after))
+        if closing is not None:
+            opened = min(opened, closing.still_open(n + closing.after))
         size = min(n, opened)
-        yield size, opened
-        n -= size
-
-
-def still_open(lanes: int, taper: int, to_come: int) -> int:
-    """How many of ``lanes`` have to stay open for ``to_come`` symbols: one for each 2^taper, but one or two at least.
-
-    A second lane halves the number of steps at the end, and costs its state.  Large numbers are rounded up to three
-    bits, so that many lanes are closed at a time.
-    """
-    wanted = to_come >> taper
-    coarse = max(wanted.bit_length() - 3, 0)
-    return min(lanes, max(1 if lanes < 128 else 2, -(-wanted >> coarse) << coarse))
+        count = 1 if closing is not None else n // size
+        while (
+            closing is not None
+            and n - count * size >= size
+            and (min(opened, closing.still_open(n - count * size + closing.after)) == opened)
+        ):
+            count += 1
+        yield count, size, opened
+        n -= count * size
 
 
 class SymbolTable:
@@ -66,89 +92,89 @@ class SymbolTable:
 
 
 class LaneDecoder:
-    """Reads symbols from ``data``, of which ``n_bits`` bits (the highest of a byte first) belong to the stream."""
+    """Reads symbols from ``data``.
 
-    def __init__(self, data: bytes | memoryview, n_bits: int, lanes: int, taper: int) -> None:
+    The stream is its bits, the highest of a byte first, from ``at`` to ``n_bits`` - 1.
+    """
+
+    def __init__(self, data: bytes | memoryview, n_bits: int, lanes: int, at: int = 0) -> None:
         stream = np.frombuffer(data, np.uint8)
         self._bytes = np.zeros(len(stream) + lanes * STATE_BITS // 8 + 16, np.uint8)
         self._bytes[: len(stream)] = stream
         self._words = self._four_bytes(0, len(self._bytes) - 3)
-        self._at, self._end = 0, n_bits
-        self._lanes, self._open, self._taper = lanes, lanes, taper
+        self._at, self._end = at, n_bits
+        self._open = lanes
         self._state = self._read(np.full(lanes, STATE_BITS, np.int32)) + np.int32(_LOW)
 
-    def decide(self, q: np.ndarray, after: int | None = None) -> np.ndarray:
-        """One decision (bool) for each probability (of a one) in ``q``, int32.
-
-        ``after``, where these are among the last symbols of the stream, is how many follow; lanes are then closed.
+    def decide(self, q: np.ndarray, closing: Closing | None = None) -> np.ndarray:
+        """One decision (bool) for each probability (of a one) in ``q``, int32; lanes are closed as ``closing`` says.
 
         Raises:
             ValueError: the stream ends too early.
         """
         out, done = np.empty(q.size, np.bool_), 0
-        for size in self._steps(q.size, after):
-            state, part = self._state[:size], q[done : done + size]
+        for count, size, opened in steps(q.size, self._open, closing):
+            self.close(opened)
+            state, first = self._state[:size], done
+            done += count * size
             if size <= _ONE_BY_ONE:
                 states = state.tolist()
-                out[done : done + size] = self._decide_few(part.tolist(), states)
+                out[first:done] = self._decide_few(q[first:done].tolist(), states)
                 state[:] = states
-                done += size
                 continue
-            slot, share = state & _SLOT, state >> PROBABILITY_BITS
-            ones = out[done : done + size]
-            np.less(slot, part, out=ones)
-            share *= part
-            slot += share
-            state -= share
-            state -= part
-            np.copyto(state, slot, where=ones)
-            self._refill(state)
-            done += size
+            for at in range(first, done, size):
+                self._decide_step(q[at : at + size], state, out[at : at + size])
         return out
+
+    def _decide_step(self, q: np.ndarray, state: np.ndarray, ones: np.ndarray) -> None:
+        slot, share = state & _SLOT, state >> PROBABILITY_BITS
+        np.less(slot, q, out=ones)
+        share *= q
+        slot += share
+        state -= share
+        state -= q
+        np.copyto(state, slot, where=ones)
+        self._refill(state)
 
     def _decide_few(self, q: list[int], states: list[int]) -> list[bool]:
-        """A step of ``decide`` on few lanes, without the fixed cost of array operations."""
-        ones = []
-        for lane, share in enumerate(q):
-            slot, high = states[lane] & (ONE - 1), states[lane] >> PROBABILITY_BITS
-            ones.append(slot < share)
-            states[lane] = share * high + slot if slot < share else (ONE - share) * high + slot - share
-        for lane, state in enumerate(states):
-            if state < _LOW:
-                missing = STATE_BITS + 1 - state.bit_length()
-                word = int(self._words[self._at >> 3]) << (self._at & 7) & 0xFFFFFFFF
-                states[lane] = state << missing | word >> (32 - missing)
-                self._advance(missing)
+        """Some steps of ``decide`` on few lanes, all in each, without the fixed cost of array operations."""
+        ones: list[bool] = []
+        lanes = range(len(states))
+        for first in range(0, len(q), len(states)):
+            for lane in lanes:
+                share, state = q[first + lane], states[lane]
+                slot, high = state & (ONE - 1), state >> PROBABILITY_BITS
+                one = slot < share
+                ones.append(one)
+                states[lane] = share * high + slot if one else state - share * (high + 1)
+            for lane in lanes:
+                if states[lane] < _LOW:
+                    missing = STATE_BITS + 1 - states[lane].bit_length()
+                    word = int(self._words[self._at >> 3]) << (self._at & 7) & 0xFFFFFFFF
+                    states[lane] = states[lane] << missing | word >> (32 - missing)
+                    self._advance(missing)
         return ones
 
-    def symbols(self, table: SymbolTable, n: int, after: int | None = None) -> np.ndarray:
-        """The next n symbols of a table, uint8; ``after`` and errors as in ``decide``."""
+    def symbols(self, table: SymbolTable, n: int, closing: Closing | None = None) -> np.ndarray:
+        """The next n symbols of a table, uint8; ``closing`` and errors as in ``decide``."""
         out, done = np.empty(n, np.uint8), 0
-        for size in self._steps(n, after):
+        for count, size, opened in steps(n, self._open, closing):
+            self.close(opened)
             state = self._state[:size]
-            slot = state & _SLOT
-            table.symbol.take(slot, out=out[done : done + size], mode="clip")
-            entry = table.entries.take(slot)
-            state >>= PROBABILITY_BITS
-            state *= (entry >> 16).view(np.int32)
-            entry &= 0xFFFF
-            state += entry.view(np.int32)
-            self._refill(state)
-            done += size
+            for at in range(done, done + count * size, size):
+                self._symbol_step(table, state, out[at : at + size])
+            done += count * size
         return out
 
-    def narrow(self, to_come: int) -> None:
-        """Closes the lanes that ``to_come`` symbols do not need; others may still come before these."""
-        self._close(still_open(self._lanes, self._taper, to_come))
-
-    def _steps(self, n: int, after: int | None) -> Iterator[int]:
-        """The size of each step of a run, before which lanes have been closed as it asks for."""
-        if after is None:
-            yield from (size for size, _ in steps(n, self._open, self._taper, None))
-            return
-        for size, opened in steps(n, self._lanes, self._taper, after):
-            self._close(opened)
-            yield size
+    def _symbol_step(self, table: SymbolTable, state: np.ndarray, symbols: np.ndarray) -> None:
+        slot = state & _SLOT
+        table.symbol.take(slot, out=symbols, mode="clip")
+        entry = table.entries.take(slot)
+        state >>= PROBABILITY_BITS
+        state *= (entry >> 16).view(np.int32)
+        entry &= 0xFFFF
+        state += entry.view(np.int32)
+        self._refill(state)
 
     def finish(self) -> None:
         """Raises ValueError if a bit is left that is not zero."""
@@ -161,7 +187,7 @@ class LaneDecoder:
         low = (state < _LOW).nonzero()[0]
         if low.size:
             short = state[low]
-            missing = (STATE_BITS + 1) - _bit_length(short)
+            missing = _MISSING - (short.astype(np.float32).view(np.int32) >> 23)
             short <<= missing
             short |= self._read(missing)
             state[low] = short
@@ -183,11 +209,11 @@ class LaneDecoder:
         if self._at > self._end:
             raise ValueError("the stream ends too early")
 
-    def _close(self, keep: int) -> None:
+    def close(self, keep: int) -> None:
         """Gives the states of all lanes but the first ``keep`` back to the end of the stream."""
         if keep >= self._open:
             return
-        bits = _as_bits(self._state[keep : self._open] - _LOW, np.full(self._open - keep, STATE_BITS))
+        bits = ((self._state[keep : self._open, None] >> _FROM_HIGHEST) & 1).astype(np.uint8).reshape(-1)
         first, before = self._end // 8, self._end % 8
         self._open, self._end = keep, self._end + bits.size
         packed = np.packbits(np.concatenate([np.unpackbits(self._bytes[first : first + 1])[:before], bits]))
@@ -201,64 +227,72 @@ class LaneDecoder:
         return part[:-3] << 24 | part[1:-2] << 16 | part[2:-1] << 8 | part[3:]
 
 
+class _Run(NamedTuple):
+    """Symbols of the decoder's order, and how lanes are closed meanwhile; ``keep``: lanes closed before, if so."""
+
+    shares: np.ndarray
+    starts: np.ndarray
+    closing: Closing | None
+    keep: int | None = None
+
+
 class LaneEncoder:
     """Collects symbols in the decoder's order; ``finish`` codes them, last one first."""
 
     def __init__(self) -> None:
-        self._runs: list[tuple[np.ndarray, np.ndarray, int | None]] = []
-        self._narrowed: dict[int, int] = {}
+        self._runs: list[_Run] = []
 
-    def decide(self, q: np.ndarray, ones: np.ndarray, after: int | None = None) -> None:
-        """Decisions ``ones`` (bool) with probabilities ``q`` of a one; ``after`` as in ``LaneDecoder.decide``."""
+    def decide(self, q: np.ndarray, ones: np.ndarray, closing: Closing | None = None) -> None:
+        """Decisions ``ones`` (bool) with probabilities ``q`` of a one; ``closing`` as in ``LaneDecoder.decide``."""
         q = q.astype(np.uint16)
-        self._runs.append((np.where(ones, q, ONE - q), np.where(ones, np.uint16(0), q), after))
+        self._runs.append(_Run(np.where(ones, q, ONE - q), np.where(ones, np.uint16(0), q), closing))
 
-    def symbols(self, table: SymbolTable, symbols: np.ndarray, after: int | None = None) -> None:
+    def symbols(self, table: SymbolTable, symbols: np.ndarray, closing: Closing | None = None) -> None:
         """Symbols (uint8) of a table."""
         shares, starts = table.shares.astype(np.uint16), table.starts.astype(np.uint16)
-        self._runs.append((shares.take(symbols), starts.take(symbols), after))
+        self._runs.append(_Run(shares.take(symbols), starts.take(symbols), closing))
 
-    def narrow(self, to_come: int) -> None:
-        """As ``LaneDecoder.narrow``."""
-        self._narrowed[len(self._runs)] = to_come
+    def close(self, keep: int) -> None:
+        """As ``LaneDecoder.close``."""
+        none = np.zeros(0, np.uint16)
+        self._runs.append(_Run(none, none, None, keep))
 
-    def finish(self, lanes: int, taper: int) -> tuple[bytes, int]:
+    def finish(self, lanes: int) -> tuple[bytes, int]:
         """The stream and how many bits of it count."""
         zeros = 0
         while True:
             try:
-                return self._code(lanes, taper, _BitQueue(zeros))
+                return self._code(lanes, _BitQueue(zeros))
             except _QueueShortError as short:  # too many lanes for the symbols after them: some start from zeros
                 zeros = 2 * zeros + short.missing
 
-    def _code(self, lanes: int, taper: int, bits: _BitQueue) -> tuple[bytes, int]:
-        state = np.full(lanes, _LOW, np.int32)
-        started = still_open(lanes, taper, 0)  # these are never closed
-        for (shares, starts, after), of_run in reversed(self._with_lanes(lanes, taper)):
-            stop = shares.size
-            back = _Backward(shares, starts, stop, stop)
-            for size, opened in reversed(list(steps(stop, of_run, taper, after))):
+    def _code(self, lanes: int, bits: _BitQueue) -> tuple[bytes, int]:
+        state, started = np.full(lanes, _LOW, np.int32), 0
+        planned, opened = [], lanes
+        for run in self._runs:
+            if run.keep is not None:
+                planned.append([(0, 1, min(opened, run.keep))])
+            else:
+                planned.append(list(steps(run.shares.size, opened, run.closing)))
+            opened = planned[-1][-1][2] if planned[-1] else opened
+        started = opened  # these are never closed
+        for run, of_run in zip(reversed(self._runs), reversed(planned), strict=True):
+            stop = run.shares.size
+            back = _Backward(run.shares, run.starts, stop, stop)
+            for count, size, opened in reversed(of_run):
                 if opened > started:
                     _start(state[started:opened], bits)
                     started = opened
-                first = stop - size
-                if first < back.first:
-                    back = _Backward(shares, starts, min(first, max(stop - _SYMBOLS_AT_ONCE, 0)), stop)
-                back.step(slice(first - back.first, stop - back.first), state[:size], bits)
-                stop = first
+                for first in range(stop - size, stop - count * size - 1, -size):
+                    if first < back.first:
+                        low = min(first, max(first + size - _SYMBOLS_AT_ONCE, 0))
+                        back = _Backward(run.shares, run.starts, low, first + size)
+                    back.step(slice(first - back.first, first + size - back.first), state[:size], bits)
+                stop -= count * size
         if started < lanes:
             _start(state[started:], bits)
         bits.put(state - _LOW, np.full(lanes, STATE_BITS, np.int32))
         return bits.packed()
-
-    def _with_lanes(self, lanes: int, taper: int) -> list[tuple[tuple[np.ndarray, np.ndarray, int | None], int]]:
-        """The runs, and of how many lanes each may make use: all, until they are narrowed."""
-        runs, opened = [], lanes
-        for i, run in enumerate(self._runs):
-            if i in self._narrowed:
-                opened = still_open(lanes, taper, self._narrowed[i])
-            runs.append((run, lanes if run[2] is not None else opened))
-        return runs
 
 
 class _Backward:

@@ -5,14 +5,22 @@ First which weights are kept, eight at a time; then the codes of those that are.
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from clipq.bit_stream import pack_bits, packed_size, unpack_bits, varint
 from clipq.byte_reader import ByteReader
 from clipq.integer_log import PROBABILITY_BITS
-from clipq.lane_coder import MAX_TAPER, MIN_TAPER, ONE, STATE_BITS, LaneDecoder, LaneEncoder, SymbolTable
+from clipq.lane_coder import (
+    MAX_RATE,
+    ONE,
+    STATE_BITS,
+    Closing,
+    LaneDecoder,
+    LaneEncoder,
+    SymbolTable,
+    last_lanes,
+    rate_for,
+)  # fmt: skip
 
 #: Eight weights need at most 8 of these lanes' symbols, so that reading never crawls.
 MAX_SYMBOLS_PER_LANE = 4096
@@ -66,16 +74,15 @@ class PatternPlan:
             places = np.flatnonzero(rare[self._patterns])
             written_out = self._patterns[places]
             self._patterns[places] = self._rare[0]
+        code_bits = _cost(self.code_counts, self._shares[1])
+        least = -(-max(self._patterns.size, self._kept.size) // (MAX_SYMBOLS_PER_LANE // 2))
+        lanes = max(least, 1, min(int(0.8 * code_bits / STATE_BITS), _USUAL_LANES))
+        rate = max(rate_for(code_bits / self._kept.size), 1)
         encoder = LaneEncoder()
         encoder.symbols(patterns, self._patterns)
-        encoder.symbols(codes, self._kept - np.uint8(1), after=0)
-        kept = self._kept.size
-        code_bits = _cost(self.code_counts, self._shares[1])
-        least = -(-max(self._patterns.size, kept) // (MAX_SYMBOLS_PER_LANE // 2))
-        lanes = max(least, 1, min(int(0.8 * code_bits / STATE_BITS), _USUAL_LANES))
-        taper = min(max(math.ceil(math.log2(STATE_BITS * kept / max(0.8 * code_bits, 1e-3))), MIN_TAPER), MAX_TAPER)
-        stream, n_bits = encoder.finish(lanes, taper)
-        head = varint(lanes) + bytes([taper])
+        encoder.symbols(codes, self._kept - np.uint8(1), Closing(last_lanes(lanes), rate))
+        stream, n_bits = encoder.finish(lanes)
+        head = varint(lanes) + bytes([rate])
         return self._header(head) + written_out.tobytes() + varint(n_bits) + stream
 
     def _header(self, head: bytes) -> bytes:
@@ -91,9 +98,9 @@ def decode_patterns(reader: ByteReader, n: int, b: int) -> np.ndarray:
         ClipqFormatError: InvalidValueError or TruncatedError.
     """
     n_patterns = (n + 7) // 8
-    lanes, taper = reader.varint("lanes"), reader.u8("taper")
-    if not max(1, -(-n // (8 * MAX_SYMBOLS_PER_LANE))) <= lanes <= MAX_LANES or not MIN_TAPER <= taper <= MAX_TAPER:
-        reader.invalid(f"lanes and taper: expected lanes for {n} weights, at most {MAX_LANES}, got {lanes}, {taper}")
+    lanes, rate = reader.varint("lanes"), reader.u8("rate")
+    if not max(1, -(-n // (8 * MAX_SYMBOLS_PER_LANE))) <= lanes <= MAX_LANES or not 1 <= rate <= MAX_RATE:
+        reader.invalid(f"lanes and rate: expected lanes for {n} weights, at most {MAX_LANES}, got {lanes}, {rate}")
     tables = [_read_table(reader, 256), _read_table(reader, 2**b - 1)]
     n_written = reader.varint("number of patterns written out")
     stands_for_them = reader.u8("pattern for those written out") if n_written else None
@@ -101,7 +108,7 @@ def decode_patterns(reader: ByteReader, n: int, b: int) -> np.ndarray:
     n_bits = reader.varint("length of the stream")
     data = reader.take((n_bits + 7) // 8, "stream")
     try:
-        decoder = LaneDecoder(data, n_bits, lanes, taper)
+        decoder = LaneDecoder(data, n_bits, lanes)
         patterns = decoder.symbols(tables[0], n_patterns)
         if stands_for_them is not None:
             places = np.flatnonzero(patterns == stands_for_them)
@@ -114,7 +121,7 @@ def decode_patterns(reader: ByteReader, n: int, b: int) -> np.ndarray:
         mask = mask[:n]
         kept = int(np.count_nonzero(mask))
         codes = np.zeros(n, np.uint8)
-        codes[mask] = decoder.symbols(tables[1], kept, after=0) + np.uint8(1)
+        codes[mask] = decoder.symbols(tables[1], kept, Closing(last_lanes(lanes), rate)) + np.uint8(1)
         decoder.finish()
     except ValueError as fault:
         reader.invalid(str(fault))

@@ -2,96 +2,120 @@
 
 from __future__ import annotations
 
-import math
-import struct
 from collections.abc import Sequence
-from functools import cached_property
+from dataclasses import replace
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
-from clipq.bit_stream import varint
+from clipq.bit_fields import BitReader
 from clipq.byte_reader import ByteReader
 from clipq.integer_log import PROBABILITY_BITS
-from clipq.lane_coder import MAX_TAPER, MIN_TAPER, STATE_BITS, LaneDecoder, LaneEncoder
-from clipq.plane_fit import Truth, choose_offsets, fit_planes
-from clipq.plane_model import MEAN_STEP, Feature, FeatureNumbers, PlaneSetting, probabilities
-from clipq.plane_order import Grid, Plane, planes
-from clipq.plane_walk import PlaneWalk
+from clipq.lane_coder import ONE, STATE_BITS, LaneDecoder, LaneEncoder, rate_for
+from clipq.plane_fit import Truth, choose_offsets, entropy_bits, first_settings, fit_plane
+from clipq.plane_header import MAX_POSITIONS_PER_LANE, SLAB_POSITIONS, Lanes, pack_head, read_head, setting_size
+from clipq.plane_model import FeatureNumbers, PlaneSetting
+from clipq.plane_order import Grid, planes
+from clipq.plane_walk import PlaneWalk, View
 
-SLAB_POSITIONS = 1 << 20
-MAX_LANES = 1 << 16
-MAX_PHASE_BITS = 6
-MAX_OFFSETS = 8
-#: A lane takes part in at most this many decisions about which weights are kept, so that reading never crawls.
-MAX_POSITIONS_PER_LANE = 4096
+#: The share of the last decisions' bits that lanes may take back.
+_TAKEN_BACK = 0.8
+#: The most lanes that are of use: each costs a twentieth of a bit.  In a mask there may be more.
+_MOST_LANES, _MOST_IN_MASK = 2048, 3072
+_LARGE = 1 << 16
+#: -log2 of each share.
+_BITS_OF = (PROBABILITY_BITS - np.log2(np.maximum(np.arange(ONE + 1), 1))).astype(np.float32)
 
 
-#: How a plane's setting starts: 0 or 1 where it is constant, then these.
-_MODELLED, _PLAIN = 2, 3
-#: The share of the last decisions' bits that lanes may take back, and the most lanes that are of use.
-_TAKEN_BACK, _MOST_LANES = 0.8, 4096
-#: Lanes are closed in steps, and so some of them a little late.
-_ROUNDED_UP = 1.2
+class _Taken(NamedTuple):
+    """A plane's decisions in a slab and their probabilities (uint16); the end and the bits of each run."""
+
+    plane: int
+    ones: np.ndarray
+    q: np.ndarray
+    ends: list[int]
+    bits: np.ndarray
+    last_slab: bool
+
+    def each(self) -> float:
+        """Bits of a decision, on average from the start of any run on: of these the least."""
+        n, bits = np.cumsum(np.diff(self.ends, prepend=0)[::-1]), np.cumsum(self.bits[::-1])
+        return float((bits / n).min(initial=1.0))
+
+
+_NOTHING = _Taken(-1, np.zeros(0, np.bool_), np.zeros(0, np.uint16), [], np.zeros(0), False)
 
 
 class _Writer:
-    """Takes the true decisions, passes them on to the lanes, and counts their bits.
+    """Takes the true decisions, and fits the planes' settings to those of the first slab."""
 
-    bits: of each plane's decisions.  last_bits: of the last slab's decisions after its mask.
-    each_sign: bits of a sign, on average from any run of them to the end of the last slab: of these the least.
-    """
-
-    def __init__(self, truth: Truth, settings: Sequence[PlaneSetting]) -> None:
+    def __init__(self, truth: Truth, settings: list[PlaneSetting], grid: Grid, largest: int) -> None:
         self._truth, self._settings = truth, settings
-        self.lanes = LaneEncoder()
-        self.bits = np.zeros(len(settings))
-        self.last_bits = 0.0
-        self._signs: list[tuple[int, float]] = []
-        self._narrowed = False
+        self._planes, self._numbers = planes(largest), FeatureNumbers(len(grid.offsets))
+        self._fitted: set[int] = set()
+        self.taken: list[_Taken] = []
+        self.narrowed = 0, 0
 
-    def take(self, number: int, at: np.ndarray, features: dict[int, Feature], after: int | None) -> np.ndarray:
-        ones = self._truth.at(number, at)
-        q = probabilities(self._settings[number], features, at.size)
-        self.lanes.decide(q, ones, after)
-        bits = ideal_bits(q, ones)
-        self.bits[number] += bits
-        if self._narrowed:
-            self.last_bits += bits
-        if after is not None:
-            self._signs.append((q.size, bits))
+    def take(self, view: View, last_slab: bool) -> np.ndarray:
+        ones = self._truth.at(view.number, view.items.at)
+        view.learn_all(ones)
+        q, bits = self._fitted_probabilities(view, ones)
+        ends = [run.stop for run in view.runs()]
+        of_run = np.add.reduceat(bits, [0, *ends[:-1]], dtype=np.float64) if ends else np.zeros(0)
+        self.taken.append(_Taken(view.number, ones, q.astype(np.uint16), ends, of_run, last_slab))
         return ones
 
-    @property
-    def each_sign(self) -> float:
-        n, bits = np.cumsum(np.array(self._signs or [(1, 1.0)])[::-1], axis=0).T
-        return float((bits / n).min())
-
     def narrow(self, kept: int) -> None:
-        self._narrowed = True
-        self.lanes.narrow(kept)
+        self.narrowed = len(self.taken), kept
+
+    def _fitted_probabilities(self, view: View, ones: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Probabilities, and the bits of each decision; of a plane's first items its setting is chosen."""
+        settings, i = self._settings, view.number
+        if i in self._fitted or not settings[i].weights:
+            self._fitted.add(i)
+            return _coded(view, ones)
+        self._fitted.add(i)
+        plain = PlaneSetting(None, settings[i].mean, settings[i].mean)
+        settings[i] = fit_plane(view, ones)
+        q, bits = _coded(view, ones)
+        saved = entropy_bits(int(np.count_nonzero(ones)), ones.size) - float(bits.sum(dtype=np.float64))
+        sizes = [setting_size(s, self._numbers, self._planes[i]) for s in (settings[i], plain)]
+        if saved > sizes[0] - sizes[1]:
+            return q, bits
+        settings[i] = plain
+        return _coded(view, ones)
+
+
+def _coded(view: View, ones: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities of a plane's items, and the bits that their decisions take."""
+    q = view.all_probabilities()
+    return q, _BITS_OF.take(np.where(ones, q, ONE - q))
 
 
 class _Reader:
     """Gets the decisions from the lanes."""
 
-    def __init__(self, settings: Sequence[PlaneSetting], lanes: LaneDecoder) -> None:
-        self._settings, self._lanes = settings, lanes
+    def __init__(self, decoder: LaneDecoder, lanes: Lanes, sign: int) -> None:
+        self._decoder, self._lanes, self._sign = decoder, lanes, sign
 
-    def take(self, number: int, at: np.ndarray, features: dict[int, Feature], after: int | None) -> np.ndarray:
-        return self._lanes.decide(probabilities(self._settings[number], features, at.size), after)
+    def take(self, view: View, last_slab: bool) -> np.ndarray:
+        n = view.items.at.size
+        closing = self._lanes.closing(view.number, self._sign) if last_slab else None
+        ones = np.empty(n, np.bool_)
+        for run in view.runs():
+            part = slice(run.start, run.stop)
+            after = closing and closing._replace(after=n - run.stop)
+            ones[part] = self._decoder.decide(view.probabilities(run), after)
+            view.learn(run, ones[part])
+        return ones
 
     def narrow(self, kept: int) -> None:
-        self._lanes.narrow(kept)
-
-
-def ideal_bits(q: np.ndarray, ones: np.ndarray) -> float:
-    """-log2 of the probability of these decisions."""
-    share = np.where(ones, q, (1 << PROBABILITY_BITS) - q)
-    return float(PROBABILITY_BITS * q.size - np.log2(share, dtype=np.float32).sum(dtype=np.float64))
+        self._decoder.close(self._lanes.in_sign.still_open(kept))
 
 
 class PlanePlan:
-    """What the stream says before its decisions: the grid and the settings of all planes.
+    """A layer's stream, but for its bits: grid, settings of all planes, and the decisions with their probabilities.
 
     magnitude: uint8 [R, C], 0 for a pruned weight, else the number of its level from zero, at most ``largest``.
     negative: bool [R, C].
@@ -102,64 +126,102 @@ class PlanePlan:
         signed = np.where(negative, np.int8(-1), (magnitude > 0).view(np.int8))
         most = max(1, SLAB_POSITIONS // max(columns, 1))
         slab_rows = -(-rows // -(-rows // most))  # slabs of equal size, as the last one has to take all lanes back
-        self.grid = Grid(rows, columns, choose_offsets(signed), _phase_bits(magnitude.size), slab_rows)
-        self.largest = largest
-        self._truth = Truth(magnitude, negative, self.grid, largest)
-        self.settings = fit_planes(magnitude, negative, self.grid, largest)
+        self.grid = grid = Grid(rows, columns, choose_offsets(signed), slab_rows, _together(magnitude.size))
+        self._largest = largest
+        self.settings = first_settings(magnitude, negative, grid, largest)
+        truth = Truth(magnitude, negative, grid, largest)
+        writer = _Writer(truth, self.settings, grid, largest)
+        walk = PlaneWalk(grid, largest, self.settings)
+        for first, stop in grid.slabs():
+            truth.begin(first, stop)
+            walk.slab(stop - first, writer, last=stop == rows)
+        self._taken, self._narrowed = writer.taken, writer.narrowed
+        self.grid, self.settings = _without_unused_offsets(grid, self.settings)
 
     def encode(self) -> bytes:
-        """The header and the stream."""
-        lanes, taper = self._lanes()
-        stream, n_bits = self._written.lanes.finish(lanes, taper)
-        return pack_header(self.grid, self.settings, lanes, taper) + varint(n_bits) + stream
+        """Head and stream."""
+        lanes, encoder = self._lanes(), LaneEncoder()
+        sign = len(self.settings) - 1
+        for i, (plane, ones, q, ends, _, last_slab) in enumerate([*self._taken, _NOTHING]):
+            if i == self._narrowed[0]:
+                encoder.close(lanes.in_sign.still_open(self._narrowed[1]))
+            closing = lanes.closing(plane, sign) if last_slab else None
+            for start, stop in pairwise([0, *ends]):
+                encoder.decide(q[start:stop], ones[start:stop], closing and closing._replace(after=ones.size - stop))
+        stream, n_bits = encoder.finish(lanes_at_first(self.grid, self.settings, lanes))
+        head = np.frombuffer(pack_head(self.grid, self._largest, self.settings, lanes).encode(), np.uint8) - ord("0")
+        bits = np.unpackbits(np.frombuffer(stream, np.uint8), count=n_bits)
+        return np.packbits(np.concatenate([head, bits, np.ones(1, np.uint8)])).tobytes()
 
     def size(self) -> int:
-        """Bytes of header and stream, within a few, without coding them."""
-        lanes, taper = self._lanes()
-        wasted = max(lanes * STATE_BITS - self._written.last_bits, 0.0)
-        return len(pack_header(self.grid, self.settings, lanes, taper)) + 4 + round((self.bits() + wasted) / 8)
+        """Bytes of head and stream, within a few, without coding them."""
+        lanes = self._lanes()
+        wasted = max(lanes.after_mask * STATE_BITS - self._last_bits(), STATE_BITS)
+        head = len(pack_head(self.grid, self._largest, self.settings, lanes))
+        return round((head + self.bits() + wasted) / 8) + 1
 
     def bits(self) -> float:
         """Bits of the decisions."""
-        return float(self._written.bits.sum())
+        return sum(float(taken.bits.sum()) for taken in self._taken)
 
-    def _lanes(self) -> tuple[int, int]:
+    def _last_bits(self) -> float:
+        """Bits of the decisions after the last mask."""
+        return sum(float(taken.bits.sum()) for taken in self._taken if taken.last_slab and taken.plane)
+
+    def _lanes(self) -> Lanes:
         """How many lanes the last decisions can take back, and how fast."""
-        n, written = self.grid.rows * self.grid.columns, self._written
-        least = max(-(-n // MAX_POSITIONS_PER_LANE), 1)
-        lanes = min(max(int(_TAKEN_BACK * written.last_bits / STATE_BITS), least), _MOST_LANES)
-        taper = math.ceil(math.log2(_ROUNDED_UP * STATE_BITS / max(written.each_sign, 1e-3)))
-        return lanes, min(max(taper, MIN_TAPER), MAX_TAPER)
-
-    @cached_property
-    def _written(self) -> _Writer:
-        writer = _Writer(self._truth, self.settings)
-        walk = PlaneWalk(self.grid, self.largest, self.settings)
-        for first, stop in self.grid.slabs():
-            self._truth.begin(first, stop)
-            walk.slab(stop - first, writer, last=stop == self.grid.rows)
-        return writer
+        n, sign = self.grid.rows * self.grid.columns, len(self.settings) - 1
+        each = {taken.plane: taken.each() for taken in self._taken if taken.last_slab and taken.plane in (0, sign)}
+        wanted = min(int(_TAKEN_BACK * self._last_bits() / STATE_BITS), _MOST_LANES)
+        least = -(-n // MAX_POSITIONS_PER_LANE)
+        lanes = Lanes.near(wanted, least, rate_for(each.get(0, 0.0)), max(rate_for(each.get(sign, 1.0)), 1))
+        while lanes.mask_rate and lanes_at_first(self.grid, self.settings, lanes) > _MOST_IN_MASK:
+            lanes = lanes._replace(mask_rate=lanes.mask_rate - 1)
+        return lanes
 
 
-def _phase_bits(n: int) -> int:
-    """More phases know more of each other; small layers have too few weights for them, large ones need none."""
-    return 4 if 4096 <= n < SLAB_POSITIONS else 3
+def _together(n: int) -> int:
+    """More runs know more of each other; large layers save time with fewer."""
+    return 1 if n < _LARGE else 2
+
+
+def _without_unused_offsets(grid: Grid, settings: list[PlaneSetting]) -> tuple[Grid, list[PlaneSetting]]:
+    """The same, without the offsets at which no plane looks."""
+    before = FeatureNumbers(len(grid.offsets))
+    used = {k for setting in settings for k in setting.weights}
+    stay = [k for k in range(before.d) if {before.neighbour(k), before.parent_neighbour(k)} & used]
+    after = FeatureNumbers(len(stay))
+    renamed = {before.likeness: after.likeness, before.size: after.size, before.row: after.row}
+    renamed |= {before.column: after.column, before.parent_row: after.parent_row}
+    renamed[before.parent_column] = after.parent_column
+    for new, old in enumerate(stay):
+        renamed[before.neighbour(old)] = after.neighbour(new)
+        renamed[before.parent_neighbour(old)] = after.parent_neighbour(new)
+    smaller = [replace(s, weights={renamed[k]: w for k, w in s.weights.items()}) for s in settings]
+    return replace(grid, offsets=tuple(grid.offsets[k] for k in stay)), smaller
+
+
+def lanes_at_first(grid: Grid, settings: Sequence[PlaneSetting], lanes: Lanes) -> int:
+    """The lanes with which the stream starts: those that the last slab's mask closes are there from the first on."""
+    last = grid.rows % grid.slab_rows or grid.slab_rows
+    return lanes.in_mask.still_open(last * grid.columns if settings[0].constant is None else 0)
 
 
 def decode_planes(reader: ByteReader, rows: int, columns: int, largest: int) -> tuple[np.ndarray, np.ndarray]:
-    """Magnitudes (uint8 [R, C]) and negative weights (bool [R, C]), the rest of the section having been read.
+    """Magnitudes (uint8 [R, C]) and negative weights (bool [R, C]) from what is left but for zero bytes at the end.
 
     Raises:
         ClipqFormatError: InvalidValueError, TruncatedError or AbsurdSizeError.
     """
-    grid, settings, lanes, taper = read_header(reader, rows, columns, largest)
-    n_bits = reader.varint("length of the stream")
-    data = reader.take((n_bits + 7) // 8, "stream")
+    data = reader.take_but_zeros()
+    bits = BitReader(reader, data)
+    grid, settings, lanes = read_head(reader, bits, rows, columns, largest)
     magnitude, negative = np.zeros((rows, columns), np.uint8), np.zeros((rows, columns), np.bool_)
     walk = PlaneWalk(grid, largest, settings)
     try:
-        decoder = LaneDecoder(data, n_bits, lanes, taper)
-        decisions = _Reader(settings, decoder)
+        without_last_bit = data[:-1] + bytes([data[-1] & data[-1] - 1])
+        decoder = LaneDecoder(without_last_bit, bits.size, lanes_at_first(grid, settings, lanes), bits.at)
+        decisions = _Reader(decoder, lanes, len(settings) - 1)
         for first, stop in grid.slabs():
             kept, sizes, signs = walk.slab(stop - first, decisions, last=stop == rows)
             if sizes.size and int(sizes.max()) > largest:
@@ -170,65 +232,3 @@ def decode_planes(reader: ByteReader, rows: int, columns: int, largest: int) -> 
     except ValueError as fault:
         reader.invalid(str(fault))
     return magnitude, negative
-
-
-def pack_header(grid: Grid, settings: Sequence[PlaneSetting], lanes: int, taper: int) -> bytes:
-    in_slabs, with_offsets = grid.slab_rows < grid.rows, bool(grid.offsets)
-    steps = grid.phase_bits | (taper - MIN_TAPER) << 3 | in_slabs << 6 | with_offsets << 7
-    out = [varint(lanes), bytes([steps]), varint(grid.slab_rows) if in_slabs else b""]
-    if with_offsets:
-        out += [varint(offset) for offset in (len(grid.offsets), *grid.offsets)]
-    for s in settings:
-        if s.constant is not None:
-            out.append(varint(s.constant))
-            continue
-        if not s.weights:
-            out.append(varint(_PLAIN + (2 * s.mean if s.mean >= 0 else -2 * s.mean - 1)))
-            continue
-        out += [varint(_MODELLED), varint(sum(1 << number for number in s.weights))]
-        out.append(struct.pack("<bhB", s.mean, s.bias, s.row_prior | s.column_prior << 4))
-        out.append(bytes(weight & 0xFF for _, weight in sorted(s.weights.items())))
-    return b"".join(out)
-
-
-def read_header(reader: ByteReader, rows: int, columns: int, largest: int) -> tuple[Grid, list[PlaneSetting], int, int]:
-    """The inverse of ``pack_header``, with everything checked."""
-    lanes = reader.varint("lanes")
-    if not max(1, -(-rows * columns // MAX_POSITIONS_PER_LANE)) <= lanes <= MAX_LANES:
-        reader.invalid(f"lanes: expected 1 to {MAX_LANES}, and one for {MAX_POSITIONS_PER_LANE} weights, got {lanes}")
-    steps = reader.u8("phases and taper")
-    phase_bits, taper = steps & 7, MIN_TAPER + (steps >> 3 & 7)
-    if phase_bits > MAX_PHASE_BITS:
-        reader.invalid(f"phases: expected at most 2^{MAX_PHASE_BITS}, got 2^{phase_bits}")
-    slab_rows = reader.varint("rows of a slab") if steps >> 6 & 1 else rows
-    if not 1 <= slab_rows <= rows or slab_rows * columns > SLAB_POSITIONS:
-        reader.invalid(f"rows of a slab: expected 1 to {rows} and at most {SLAB_POSITIONS} weights, got {slab_rows}")
-    n_offsets = reader.varint("neighbour offsets") if steps >> 7 else 0
-    if n_offsets > MAX_OFFSETS:
-        reader.invalid(f"neighbour offsets: expected at most {MAX_OFFSETS}, got {n_offsets}")
-    offsets = tuple(reader.varint("neighbour offset") for _ in range(n_offsets))
-    if any(not 1 <= offset < columns for offset in offsets):
-        reader.invalid(f"neighbour offsets: expected 1 to {columns - 1}, got {offsets}")
-    numbers = FeatureNumbers(n_offsets)
-    settings = [_read_setting(reader, numbers, plane) for plane in planes(largest)]
-    return Grid(rows, columns, offsets, phase_bits, slab_rows), settings, lanes, taper
-
-
-def _read_setting(reader: ByteReader, numbers: FeatureNumbers, plane: Plane) -> PlaneSetting:
-    kind = reader.varint("plane")
-    if kind < _MODELLED:
-        return PlaneSetting(constant=kind)
-    if kind >= _PLAIN:
-        half, odd = divmod(kind - _PLAIN, 2)
-        if half > 127:
-            reader.invalid(f"plane: expected a mean from -128 to 127, got the code {kind}")
-        mean = -half - 1 if odd else half
-        return PlaneSetting(None, mean, mean * MEAN_STEP)
-    features = reader.varint("plane: features")
-    allowed = numbers.allowed(plane.kind)
-    if not features or features & ~allowed:
-        reader.invalid(f"plane {plane.kind}: expected some of the features {allowed:#x}, got the set {features:#x}")
-    mean, bias, priors = struct.unpack("<bhB", reader.take(4, "plane: mean, bias and priors"))
-    chosen = [k for k in range(numbers.count) if features >> k & 1]
-    weights = struct.unpack(f"{len(chosen)}b", reader.take(len(chosen), "plane: weights"))
-    return PlaneSetting(None, mean, bias, priors & 0x0F, priors >> 4, dict(zip(chosen, weights, strict=True)))

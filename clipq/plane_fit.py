@@ -6,26 +6,28 @@ Nothing here has to be repeated when a file is read, so this may use floating po
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
 from clipq.integer_log import S_MAX
-from clipq.plane_model import MEAN_STEP, WEIGHT_BITS, Feature, FeatureNumbers, PlaneSetting
+from clipq.plane_header import LOG_ODDS_STEP, MOST_WEIGHT, mean_size
+from clipq.plane_model import WEIGHT_BITS, FeatureNumbers, PlaneSetting
 from clipq.plane_order import Grid, Plane, planes
-from clipq.plane_walk import PlaneWalk
+from clipq.plane_walk import View
 
 MAX_OFFSETS = 6
 _LARGEST_OFFSET = 1024
-#: Of each plane at most this many ones and as many zeros are fitted to.
-_SAMPLES = 3_000
-#: A feature stays only if it saves this many bits; it costs its weight's byte.
-_WORTH_BITS = 14.0
+#: So many rows say at which distances neighbours are alike.
+_OFFSET_ROWS = 64
+#: Of each plane at most about this many ones and as many zeros are fitted to.
+_SAMPLES = 2_000
+#: A feature stays only if it saves this many bits, about what its weight takes, and this share of the plane's.
+_WORTH_BITS, _WORTH_SHARE = 11.0, 0.0008
 #: Planes of less information have no features.
-_LEAST_BITS = 600
-_MOST_ITERATIONS = 12
-_OF_RUNS = 4
+_LEAST_BITS = 400
+_MOST_ITERATIONS = 8
 _ROWS_AT_ONCE = 512
 _UNIT = math.log(2) / 256  # of log odds
 
@@ -38,15 +40,16 @@ def choose_offsets(signed: np.ndarray) -> tuple[int, ...]:
     rows, columns = signed.shape
     if columns < 3:
         return ()
-    part = signed[:: max(1, rows // 128)].astype(np.float32)
+    part = signed[:: max(1, rows // _OFFSET_ROWS)].astype(np.float32)
     longest = min(columns - 1, _LARGEST_OFFSET)
     kept = np.abs(part)
     expected = kept.mean(1, keepdims=True) * kept.mean(0, keepdims=True) / max(float(kept.mean()), 1e-9)
     score = np.zeros(longest)
+    size = 1 << (columns + longest).bit_length()
     for series in (part, kept - expected):
-        size = 1 << (columns + longest).bit_length()
         spectrum = np.fft.rfft(series, size, axis=1)
-        together = np.fft.irfft((np.abs(spectrum) ** 2).sum(0), size)[: longest + 1]
+        power = (spectrum.real**2 + spectrum.imag**2).sum(0)
+        together = np.fft.irfft(power, size)[: longest + 1]
         noise = math.sqrt(max(float((series**2).mean()) ** 2 * part.shape[0], 1e-12)) * np.sqrt(
             columns - np.arange(1, longest + 1)
         )
@@ -86,17 +89,13 @@ def decide(plane: Plane, magnitude: np.ndarray) -> np.ndarray:
     return magnitude >= (1 << plane.e)
 
 
-def fit_planes(magnitude: np.ndarray, negative: np.ndarray, grid: Grid, largest: int) -> list[PlaneSetting]:
-    """The settings of all planes for a layer's magnitudes (uint8 [R, C]) and negative weights (bool [R, C])."""
-    every = planes(largest)
+def first_settings(magnitude: np.ndarray, negative: np.ndarray, grid: Grid, largest: int) -> list[PlaneSetting]:
+    """Means and priors of all planes for a layer's magnitudes (uint8 [R, C]) and negative weights (bool [R, C]).
+
+    Planes that are worth modelling have all features, with any weight.
+    """
     kept = _Kept.of(magnitude, negative)
-    first = [_start(plane, kept, grid) for plane in every]
-    sample = _Sample(Truth(magnitude, negative, grid, largest), first)
-    walk = PlaneWalk(grid, largest, first)
-    for start, stop in grid.slabs()[:2]:
-        sample.truth.begin(start, stop)
-        walk.slab(stop - start, sample, last=False)
-    return [_fit(setting, sample.of(i)) for i, setting in enumerate(first)]
+    return [_start(plane, kept, grid) for plane in planes(largest)]
 
 
 class _Kept(NamedTuple):
@@ -125,6 +124,9 @@ class _Kept(NamedTuple):
         members = (self.magnitude >> plane.e) == 1 if plane.kind == "bit" else self.magnitude >= (1 << plane.e - 1)
         return members, members & decide(plane, self.magnitude)
 
+    def size(self, plane: Plane, chosen: np.ndarray | None) -> int:
+        return self.row.size if chosen is None else int(np.count_nonzero(chosen))
+
     def counts(self, chosen: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         """How many of those chosen are in each row, and in each column."""
         places = (self.row, self.column) if chosen is None else (self.row[chosen], self.column[chosen])
@@ -133,25 +135,41 @@ class _Kept(NamedTuple):
 
 
 def _start(plane: Plane, kept: _Kept, grid: Grid) -> PlaneSetting:
-    """Mean and priors of a plane; with all features switched on, if it is worth modelling, so that they are sampled."""
+    """Mean and priors of a plane; with all features switched on, if it is worth modelling, so that they are fitted."""
     members, chosen = kept.decisions(plane)
+    k = kept.size(plane, chosen)
+    n = math.prod(kept.shape) if plane.kind == "mask" else kept.size(plane, members)
+    if k in (0, n):
+        return PlaneSetting(constant=int(k > 0))
+    log_odds = 256 * math.log2((k + 0.4) / (n - k + 0.4))
+    mean = _worthwhile_mean(log_odds, k * (n - k) / n)
+    if entropy_bits(k, n) < _LEAST_BITS:
+        return PlaneSetting(None, mean, mean)
     ones = kept.counts(chosen)
     every = (
         kept.counts(members)
         if plane.kind != "mask"
         else tuple(np.full(n, m) for n, m in (kept.shape, kept.shape[::-1]))
     )
-    k, n = int(ones[0].sum()), int(every[0].sum())
-    if k in (0, n):
-        return PlaneSetting(constant=int(k > 0))
-    log_odds = round(256 * math.log2((k + 0.5) / (n - k + 0.5)))
-    mean = min(max(round(log_odds / MEAN_STEP), -128), 127)
     row_prior, column_prior = (_prior(some, of, k / n) for some, of in zip(ones, every, strict=True))
-    information = -(k * math.log2(k / n) + (n - k) * math.log2(1 - k / n))
-    numbers = FeatureNumbers(len(grid.offsets))
-    allowed = numbers.allowed(plane.kind) if information >= _LEAST_BITS else 0
-    switched_on = {k: 1 for k in range(numbers.count) if allowed >> k & 1}
-    return PlaneSetting(None, mean, log_odds, row_prior, column_prior, switched_on)
+    switched_on = dict.fromkeys(FeatureNumbers(len(grid.offsets)).allowed(plane.kind), 1)
+    return PlaneSetting(None, mean, mean, row_prior, column_prior, switched_on)
+
+
+def entropy_bits(k: int, n: int) -> float:
+    """Bits of k ones among n decisions, as few as one probability makes them."""
+    return -(k * math.log2(k / n) + (n - k) * math.log2(1 - k / n)) if 0 < k < n else 0.0
+
+
+def _worthwhile_mean(log_odds: float, information: float) -> int:
+    """The mean near ``log_odds`` for which what it takes and what it misses are least; ``information``: n p (1 - p)."""
+
+    def cost(mean: int) -> float:
+        return mean_size(mean) + information * math.log(2) / 2 * ((mean - log_odds) / 256) ** 2
+
+    most = S_MAX // LOG_ODDS_STEP * LOG_ODDS_STEP
+    steps = [LOG_ODDS_STEP << shift for shift in range(4)]
+    return min((min(max(round(log_odds / step) * step, -most), most) for step in steps), key=cost)
 
 
 def _prior(ones: np.ndarray, every: np.ndarray, p: float) -> int:
@@ -164,85 +182,64 @@ def _prior(ones: np.ndarray, every: np.ndarray, p: float) -> int:
     return min(max(round(math.log2(1 / correlation - 1 + 1e-9)), 0), 15)
 
 
-class _Sample:
-    """Takes the true decisions, and keeps a sample of the features that go with them."""
-
-    def __init__(self, truth: Truth, settings: Sequence[PlaneSetting]) -> None:
-        self.truth = truth
-        self._runs = [0] * len(settings)
-        self._kept: list[list[tuple[np.ndarray, np.ndarray, dict[int, np.ndarray]]]] = [[] for _ in settings]
-
-    def take(self, number: int, at: np.ndarray, features: dict[int, Feature], after: int | None) -> np.ndarray:
-        ones = self.truth.at(number, at)
-        self._runs[number] += 1
-        share = 1
-        if at.size > _SAMPLES // 4:  # a large plane, in many runs, of which some are enough
-            share = _OF_RUNS
-            if self._runs[number] % share:
-                return ones
-        weight, chosen = np.ones(0), []
-        for value in (True, False):
-            of_value = np.flatnonzero(ones == value)
-            step = max(1, of_value.size * 16 // (_SAMPLES * share))
-            chosen.append(of_value[::step])
-            weight = np.concatenate([weight, np.full(chosen[-1].size, share * of_value.size / max(chosen[-1].size, 1))])
-        index = np.concatenate(chosen)
-        self._kept[number].append((ones[index], weight, {k: feature(index) for k, feature in features.items()}))
-        return ones
-
-    def narrow(self, kept: int) -> None:
-        """Nothing to do."""
-
-    def of(self, number: int) -> tuple[np.ndarray, np.ndarray, dict[int, np.ndarray]]:
-        """Decisions, how many each stands for, and features of a plane's sample."""
-        kept = self._kept[number]
-        if not kept:
-            return np.zeros(0, np.bool_), np.zeros(0), {}
-        features = {k: np.concatenate([f[k] for _, _, f in kept]) for k in kept[0][2]}
-        return np.concatenate([y for y, _, _ in kept]), np.concatenate([w for _, w, _ in kept]), features
-
-
-def _fit(setting: PlaneSetting, sample: tuple[np.ndarray, np.ndarray, dict[int, np.ndarray]]) -> PlaneSetting:
-    """The weights of largest likelihood, without the features that are not worth their byte."""
-    ones, weight, features = sample
-    plain = PlaneSetting(setting.constant, setting.mean, setting.mean * MEAN_STEP)
-    if setting.constant is not None or not features:
-        return plain
+def fit_plane(view: View, ones: np.ndarray) -> PlaneSetting:
+    """The plane's setting with the weights of largest likelihood, without the features that are not worth theirs."""
+    setting = view.setting
+    plain = PlaneSetting(None, setting.mean, setting.mean)
+    index, weight = _sample(ones)
+    y = ones[index]
+    features = {k: view.feature(k, index) for k in setting.weights}
     numbers = [k for k, f in features.items() if np.any(f != f[0])]
-    columns = [features[k].astype(np.float32) * np.float32(_UNIT) for k in numbers]
-    x = np.column_stack([*columns, np.ones(ones.size, np.float32)])
-    weight = weight.astype(np.float32)
-    start = np.zeros(x.shape[1])
-    start[-1] = setting.bias * _UNIT
-    solution, information = _newton(x, ones, weight, start)
+    x = np.empty((index.size, len(numbers) + 1), np.float32)
+    for i, k in enumerate(numbers):
+        np.multiply(features[k], np.float32(_UNIT), out=x[:, i])
+    x[:, -1] = 1
+    solution, information = _newton(x, y, weight, np.append(np.zeros(len(numbers)), setting.mean * _UNIT))
     spread = np.diag(np.linalg.inv(information))
-    stay = np.flatnonzero(solution[:-1] ** 2 / spread[:-1] > 2 * math.log(2) * _WORTH_BITS)
-    columns_left = [*stay, x.shape[1] - 1]
-    numbers = [numbers[i] for i in stay]
-    x = x[:, columns_left]
-    solution, _ = _newton(x, ones, weight, solution[columns_left])
+    k, n = int(np.count_nonzero(ones)), ones.size
+    worth = max(_WORTH_BITS, _WORTH_SHARE * entropy_bits(k, n))
+    stay = np.flatnonzero(solution[:-1] ** 2 / spread[:-1] > 2 * math.log(2) * worth)
+    left = [*stay, len(numbers)]
+    if len(left) < x.shape[1]:
+        x = np.ascontiguousarray(x[:, left])
+        solution, _ = _newton(x, y, weight, solution[left])
     step = 1 << WEIGHT_BITS
-    rounded = np.clip(np.round(solution[:-1] * step), -128, 127)
-    solution[:-1] = rounded / step
-    bias = _newton(x, ones, weight, solution, free=slice(x.shape[1] - 1, None))[0][-1] / _UNIT
-    weights = {k: int(w) for k, w in zip(numbers, rounded, strict=True) if w}
-    bias_units = min(max(round(float(bias)), -S_MAX), S_MAX)
-    fitted = PlaneSetting(None, setting.mean, bias_units, setting.row_prior, setting.column_prior, weights)
-    return fitted if weights else plain
+    rounded = np.clip(np.round(solution[:-1] * step), -MOST_WEIGHT, MOST_WEIGHT)
+    weights = {numbers[i]: int(w) for i, w in zip(stay, rounded, strict=True) if w}
+    if not weights:
+        return plain
+    known = x[:, :-1] @ (rounded / step).astype(np.float32)
+    bias = _newton(np.ones((y.size, 1), np.float32), y, weight, solution[-1:], known)[0][0] / _UNIT
+    bias = setting.mean + round((float(bias) - setting.mean) / LOG_ODDS_STEP) * LOG_ODDS_STEP
+    most = S_MAX // LOG_ODDS_STEP * LOG_ODDS_STEP
+    return replace(setting, bias=min(max(bias, -most), most), weights=weights)
+
+
+def _sample(ones: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The numbers of some ones and some zeros, and how many each stands for (float32)."""
+    chosen, weight = [], []
+    for of_value in (ones.nonzero()[0], (~ones).nonzero()[0]):
+        step = max(1, of_value.size // _SAMPLES)
+        chosen.append(of_value[::step])
+        weight.append(np.full(chosen[-1].size, of_value.size / chosen[-1].size, np.float32))
+    return np.concatenate(chosen), np.concatenate(weight)
 
 
 def _newton(
-    x: np.ndarray, ones: np.ndarray, weight: np.ndarray, start: np.ndarray, free: slice = slice(None)
+    x: np.ndarray, ones: np.ndarray, weight: np.ndarray, start: np.ndarray, known: np.ndarray | float = 0.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Weighted logistic regression with a weak ridge: the solution, and the information matrix there."""
+    """Weighted logistic regression with a weak ridge: the solution, and the information matrix there.
+
+    known: a part of the log odds that is given.
+    """
     solution, ridge = start.astype(float).copy(), np.full(x.shape[1], 1.0)
     ridge[-1] = 1e-3
     loss, information = math.inf, np.diag(ridge)
     step = np.zeros_like(solution)
     for _ in range(_MOST_ITERATIONS):
-        z = np.clip(x @ solution.astype(np.float32), -30, 30)
+        z = np.clip(x @ solution.astype(np.float32) + known, -30, 30)
         odds = np.exp(z)
-        now = float((weight * (np.log1p(odds) - ones * z)).sum() + (ridge[:-1] * solution[:-1] ** 2).sum() / 2)
+        now = float(weight @ (np.log1p(odds) - ones * z)) + float((ridge[:-1] * solution[:-1] ** 2).sum()) / 2
         if now > loss + 1e-6:  # overshot: halfway back
             solution, step = solution - step / 2, step / 2
             continue
@@ -251,8 +248,7 @@ def _newton(
         information = _products(x, x * (weight * q * (1 - q))[:, None]) + np.diag(ridge)
         if loss - now < 2.0:
             break
-        loss, step = now, np.zeros_like(solution)
-        step[free] = np.linalg.solve(information[free, free], gradient[free])
+        loss, step = now, np.linalg.solve(information, gradient)
         solution = solution + step
     return solution, information
 

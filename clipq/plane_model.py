@@ -2,14 +2,13 @@
 
 A layer's codes are coded as a few planes of binary decisions (``clipq.plane_walk``).  The log odds of a one are
 
-    s = bias + (sum_k weight_k feature_k) >> 5
+    s = bias + (sum_k weight_k feature_k) >> 4
 
 with features that both sides know when the decision is taken.  Everything is integer; docs/format.md, "Planes".
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -17,14 +16,10 @@ import numpy as np
 
 from clipq.integer_log import PROBABILITY_BITS, integer_log2, logistic
 
-WEIGHT_BITS = 5
+WEIGHT_BITS = 4
 #: A neighbour that is a one and one that is a zero differ by this much in a neighbour feature.
-NEIGHBOUR_UNIT = 1024
-#: Log odds of the plane's mean are stored in steps of this many units.
-MEAN_STEP = 32
+NEIGHBOUR_UNIT = 256
 _COUNT_UNIT = 16
-#: The values of a feature, int32, of the decisions with these numbers, or of all.
-Feature = Callable[[np.ndarray | None], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -32,10 +27,10 @@ class PlaneSetting:
     """What the stream says of a plane.
 
     constant: 0 or 1 where all decisions are that, otherwise None.
-    mean: log odds of the plane's mean in steps of MEAN_STEP, -128..127; where row and column statistics start from.
-    bias: log odds, -32768..32767.
+    mean: log odds of the plane's mean; where row and column statistics start from.
+    bias: log odds of a decision whose features are all 0.
     row_prior, column_prior: a mean's worth of 2^prior decisions is added to the statistics, 0..15.
-    weights: feature number -> weight in 1/32, -128..127 and not 0.
+    weights: feature number -> weight in 1/16, not 0.
     """
 
     constant: int | None = None
@@ -59,28 +54,30 @@ class FeatureNumbers:
         return 2 + k
 
     @property
-    def parent_row(self) -> int:
+    def likeness(self) -> int:
         return 2 + self.d
 
     @property
-    def parent_column(self) -> int:
+    def parent_row(self) -> int:
         return 3 + self.d
 
+    @property
+    def parent_column(self) -> int:
+        return 4 + self.d
+
     def parent_neighbour(self, k: int) -> int:
-        return 4 + self.d + k
+        return 5 + self.d + k
 
     @property
     def size(self) -> int:
-        return 4 + 2 * self.d
-
-    @property
-    def count(self) -> int:
         return 5 + 2 * self.d
 
-    def allowed(self, kind: str) -> int:
-        """The features that a plane of this kind may have, as a set of bits: the mask has no parent."""
-        of_all = (1 << (self.parent_row if kind == "mask" else self.size)) - 1
-        return of_all | (1 << self.size if kind == "sign" else 0)
+    def allowed(self, kind: str) -> list[int]:
+        """The features that a plane of this kind may have: the mask has no parent."""
+        if kind == "mask":
+            return list(range(self.likeness))
+        every = range(self.size + 1)
+        return [k for k in every if kind == "sign" or k not in (self.likeness, self.size)]
 
     def is_progressive(self, number: int) -> bool:
         """Whether a feature changes while the plane is being coded."""
@@ -91,26 +88,45 @@ class Statistics:
     """Ones and decisions so far in each row or column, and their log odds relative to the plane's mean."""
 
     def __init__(self, size: int) -> None:
-        self._size = size
+        self.size = size
         self._ones, self._all = np.zeros(size, np.int64), np.zeros(size, np.int64)
+        self._before = self._ones[None], self._all[None]
 
-    def add(self, places: np.ndarray, ones: np.ndarray) -> None:
-        """Counts decisions at ``places`` (rows, or columns), of which those with ``ones`` are ones."""
-        self._all += np.bincount(places, minlength=self._size)
-        self._ones += np.bincount(places[ones], minlength=self._size)
+    def add(self, places: np.ndarray, ones: np.ndarray, run: np.ndarray | None = None, runs: int = 1) -> None:
+        """Counts decisions at ``places`` (rows, or columns), of which those with ``ones`` are ones.
+
+        run, runs: of which run each is, and how many runs there are; what was known before each is kept.
+        """
+        key = places if run is None else run * self.size + places
+        every = np.bincount(key, minlength=runs * self.size).reshape(runs, self.size)
+        some = np.bincount(key[ones], minlength=runs * self.size).reshape(runs, self.size)
+        if run is not None:
+            self._before = self._ones + np.cumsum(some, 0) - some, self._all + np.cumsum(every, 0) - every
+        self._ones, self._all = self._ones + some.sum(0), self._all + every.sum(0)
 
     def log_odds(self, mean: int, prior: int) -> np.ndarray:
-        """int32 [size]; 0 where nothing is known."""
-        start_one, start_zero = _start(mean, prior)
-        largest = int(self._all.max(initial=0)) + 1
-        of_ones, of_zeros = _log_table(start_one, largest), _log_table(start_zero, largest)
-        return of_ones.take(self._ones) - of_zeros.take(self._all - self._ones) - (of_ones[0] - of_zeros[0])
+        """int32 [size], from all that was counted; 0 where nothing is known."""
+        return _log_odds(self._ones, self._all, mean, prior)
+
+    def log_odds_before(self, mean: int, prior: int) -> np.ndarray:
+        """int32 [runs, size], before each run of what was counted last."""
+        return _log_odds(*self._before, mean, prior)
+
+
+def _log_odds(ones: np.ndarray, every: np.ndarray, mean: int, prior: int) -> np.ndarray:
+    start_one, start_zero = _start(mean, prior)
+    largest = int(every.max(initial=0)) + 1
+    of_ones, of_zeros = _log_table(start_one, largest), _log_table(start_zero, largest)
+    out: np.ndarray = of_ones.take(ones)
+    out -= of_zeros.take(every - ones)
+    out -= of_ones[0] - of_zeros[0]
+    return out
 
 
 @lru_cache(maxsize=256)
 def _start(mean: int, prior: int) -> tuple[int, int]:
     """The ones and zeros, in sixteenths, that statistics start from."""
-    q = int(logistic(np.array([mean * MEAN_STEP]))[0])
+    q = int(logistic(np.array([mean]))[0])
     ones = max(1, (_COUNT_UNIT * q << prior) >> PROBABILITY_BITS)
     return ones, max(1, (_COUNT_UNIT << prior) - ones)
 
@@ -128,17 +144,5 @@ def _log_table(start: int, size: int) -> np.ndarray:
 
 def neighbour_values(mean: int) -> tuple[int, int]:
     """What a neighbour adds to its feature: (a zero, a one); their mean over the plane is about 0."""
-    one_share = NEIGHBOUR_UNIT * int(logistic(np.array([mean * MEAN_STEP]))[0]) >> PROBABILITY_BITS
+    one_share = NEIGHBOUR_UNIT * int(logistic(np.array([mean]))[0]) >> PROBABILITY_BITS
     return -one_share, NEIGHBOUR_UNIT - one_share
-
-
-def probabilities(setting: PlaneSetting, features: Mapping[int, Feature], n: int) -> np.ndarray:
-    """The probability of a one for each of n decisions, int32 in units of 2^-15."""
-    if not setting.weights:
-        return np.full(n, logistic(np.array([setting.bias]))[0], np.int32)
-    total = np.zeros(n, np.int32)
-    for number, weight in setting.weights.items():
-        total += features[number](None) * np.int32(weight)
-    total >>= WEIGHT_BITS
-    total += np.int32(setting.bias)
-    return logistic(total)

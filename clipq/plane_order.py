@@ -13,8 +13,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-#: The phase of row i and column j is the top bits of (i ROW_STEP + j COLUMN_STEP) mod 2^32.
+#: The group of row i is the top bits of i ROW_STEP mod 2^32, that of column j those of j COLUMN_STEP.
 ROW_STEP, COLUMN_STEP = 0x9E3779B1, 0x85EBCA77
+_GROUP_BITS = 4
+#: The phase of a weight is its row's group and its column's, modulo this.
+PHASES = 1 << _GROUP_BITS
+#: A run of a plane has at least this many decisions, but for the last one.
+LEAST_RUN = 64
 
 
 class Plane(NamedTuple):
@@ -55,14 +60,14 @@ class Grid:
     """The matrix of a layer and how it is walked over.
 
     offsets: distances within a row at which neighbours are looked at, each below ``columns``.
-    phase_bits: there are 2^phase_bits phases.
+    together: so many phases make up a run of a plane other than the mask.
     """
 
     rows: int
     columns: int
     offsets: tuple[int, ...]
-    phase_bits: int
     slab_rows: int
+    together: int
 
     @property
     def margin(self) -> int:
@@ -72,6 +77,14 @@ class Grid:
     def slabs(self) -> list[tuple[int, int]]:
         """First and last + 1 row of each slab."""
         return [(i, min(i + self.slab_rows, self.rows)) for i in range(0, self.rows, self.slab_rows)]
+
+
+class Run(NamedTuple):
+    """Items ``start`` to ``stop`` - 1 of a plane, those of these phases."""
+
+    start: int
+    stop: int
+    phases: range
 
 
 class Items(NamedTuple):
@@ -90,18 +103,29 @@ class Items(NamedTuple):
         which = chosen.nonzero()[0]
         return Items(self.at[which], self.row[which], self.column[which], np.searchsorted(which, self.ends))
 
+    def runs(self, together: int) -> list[Run]:
+        """The runs of a plane that learns from phase to phase, or from so many together to the next."""
+        runs, start, first = [], 0, 0
+        for phase in range(together, PHASES + 1, together):
+            end = int(self.ends[phase - 1])
+            if end - start >= LEAST_RUN or (end > start and phase == PHASES):
+                runs.append(Run(start, end, range(first, phase)))
+                start, first = end, phase
+        return runs
+
+
+def groups(n: int, step: int) -> np.ndarray:
+    """The group of each of n rows (or columns), uint8."""
+    return ((np.arange(n, dtype=np.uint32) * np.uint32(step)) >> np.uint32(32 - _GROUP_BITS)).astype(np.uint8)
+
 
 @lru_cache(maxsize=1)
 def slab_items(grid: Grid, rows: int) -> Items:
     """All positions of a slab of ``rows`` rows; its first row counts as row 0.  The last result is kept."""
-    i, j = np.arange(rows, dtype=np.uint32)[:, None], np.arange(grid.columns, dtype=np.uint32)[None]
-    phase = (i * np.uint32(ROW_STEP) + j * np.uint32(COLUMN_STEP)) >> np.uint32(1) >> np.uint32(31 - grid.phase_bits)
-    phase = phase.astype(np.uint8).reshape(-1)
-    order = np.argsort(phase, kind="stable").astype(np.int32)
-    row = order // np.int32(max(grid.columns, 1))
-    column = row * np.int32(-grid.columns)
-    column += order
+    phase = (groups(rows, ROW_STEP)[:, None] + groups(grid.columns, COLUMN_STEP)) & np.uint8(PHASES - 1)
+    order = np.argsort(phase.reshape(-1), kind="stable")
+    row = np.repeat(np.arange(rows), grid.columns).take(order)
+    column = order - row * grid.columns
     at = order  # from here on
-    at += row * np.int32(grid.margin)
-    at += np.int32(grid.margin)
-    return Items(at, row, column, np.cumsum(np.bincount(phase, minlength=2**grid.phase_bits)))
+    at += (row + 1) * grid.margin
+    return Items(at, row, column, np.cumsum(np.bincount(phase.reshape(-1), minlength=PHASES)))

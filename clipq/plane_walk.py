@@ -5,24 +5,22 @@ docs/format.md, "Planes"; the order is that of ``clipq.plane_order``, the model 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from clipq.plane_model import Feature, FeatureNumbers, PlaneSetting, Statistics, neighbour_values
-from clipq.plane_order import Grid, Items, parents, planes, slab_items
+from clipq.integer_log import logistic
+from clipq.plane_likeness import Likeness
+from clipq.plane_model import WEIGHT_BITS, FeatureNumbers, PlaneSetting, Statistics, neighbour_values
+from clipq.plane_order import Grid, Items, Run, parents, planes, slab_items
 
 
 class Decisions(Protocol):
     """Where decisions come from, or go to."""
 
-    def take(self, number: int, at: np.ndarray, features: dict[int, Feature], after: int | None) -> np.ndarray:
-        """The decisions (bool) of plane ``number`` at the places ``at`` of the current slab.
-
-        features: by number, those that the plane's weights name.
-        after: how many decisions follow these, where the plane is the layer's last one, otherwise None.
-        """
+    def take(self, view: View, last_slab: bool) -> np.ndarray:
+        """The decisions (bool) of a plane's items, of which the view has learnt then."""
 
     def narrow(self, kept: int) -> None:
         """The last slab's planes but the mask follow; in the last of them there are ``kept`` decisions."""
@@ -34,16 +32,19 @@ class _Wanted(NamedTuple):
     rows: bool
     columns: bool
     neighbours: bool
+    likeness: bool
 
 
 class PlaneWalk:
-    """Walks over a layer slab by slab; ``settings`` has one setting for each of ``planes(largest)``."""
+    """Walks over a layer slab by slab; ``settings`` has one setting for each of ``planes(largest)``.
+
+    Settings may be replaced while their planes are being taken, by some with fewer weights.
+    """
 
     def __init__(self, grid: Grid, largest: int, settings: Sequence[PlaneSetting]) -> None:
         self.grid, self.settings, self.planes = grid, settings, planes(largest)
         self.numbers = FeatureNumbers(len(grid.offsets))
-        self.parents = parents(self.planes)
-        self.wanted = [self._wanted_of(i) for i in range(len(self.planes))]
+        self._parents = parents(self.planes)
         self.columns = [Statistics(grid.columns) for _ in self.planes]
 
     def slab(self, rows: int, decisions: Decisions, last: bool) -> tuple[Items, np.ndarray, np.ndarray]:
@@ -51,9 +52,12 @@ class PlaneWalk:
         every = slab_items(self.grid, rows)
         known = [_Known(self, number, rows) for number in range(len(self.planes))]
 
-        def take(number: int, items: Items, size: np.ndarray | None = None, last: bool = False) -> np.ndarray:
-            parent = self.parents[number]
-            return _take_plane(known[number], None if parent is None else known[parent], items, decisions, size, last)
+        def take(number: int, items: Items, size: np.ndarray | None = None) -> np.ndarray:
+            parent, constant = self._parents[number], self.settings[number].constant
+            if constant is not None:
+                return np.full(items.at.size, bool(constant))
+            view = View(known[number], None if parent is None else known[parent], items, size)
+            return decisions.take(view, last)
 
         kept = every.where(take(0, every))
         if last:
@@ -71,119 +75,175 @@ class PlaneWalk:
                 magnitude[chosen] |= take(number, kept.where(chosen)).astype(np.int32) << plane.r
         if magnitude is None:
             magnitude = np.left_shift(1, exponent, dtype=np.int32)
-        negative = take(len(self.planes) - 1, kept, np.minimum(exponent, 3).astype(np.int32) << 8, last)
-        return kept, magnitude, negative
+        return kept, magnitude, take(len(self.planes) - 1, kept, np.minimum(exponent, 3).astype(np.int32) << 8)
 
-    def _wanted_of(self, number: int) -> _Wanted:
+    def wanted(self, number: int) -> _Wanted:
         numbers, own = self.numbers, self.settings[number].weights.keys()
-        children = {k for s, p in zip(self.settings, self.parents, strict=True) if p == number for k in s.weights}
+        children = {k for s, p in zip(self.settings, self._parents, strict=True) if p == number for k in s.weights}
         d = range(numbers.d)
         return _Wanted(
             numbers.row in own or numbers.parent_row in children,
             numbers.column in own or numbers.parent_column in children,
             any(numbers.neighbour(k) in own or numbers.parent_neighbour(k) in children for k in d),
+            numbers.likeness in own,
         )
 
 
 class _Known:
-    """What is known of a plane in the current slab: statistics, and neighbours' values, where they are wanted."""
+    """What is known of a plane in the current slab: statistics, neighbours' values, likeness, where they are wanted."""
 
     def __init__(self, walk: PlaneWalk, number: int, rows: int) -> None:
-        self.walk, self.number, self.setting, self._wanted = walk, number, walk.settings[number], walk.wanted[number]
+        self.walk, self.number, self.wanted = walk, number, walk.wanted(number)
+        self.mean = walk.settings[number].mean
         self.rows, self.columns = Statistics(rows), walk.columns[number]
-        self._of_bit = np.array(neighbour_values(self.setting.mean), np.int16)
+        self.of_bit = np.array(neighbour_values(self.mean), np.int16)
         margin, columns = walk.grid.margin, walk.grid.columns
-        self.values = np.zeros(margin + rows * (columns + margin) if self._wanted.neighbours else 0, np.int16)
-
-    def learn(self, items: Items, part: slice, ones: np.ndarray) -> None:
-        if self._wanted.rows:
-            self.rows.add(items.row[part], ones)
-        if self._wanted.columns:
-            self.columns.add(items.column[part], ones)
-        if self._wanted.neighbours:
-            self.values[items.at[part]] = self._of_bit.take(ones.view(np.int8))
+        size = margin + rows * (columns + margin) if self.wanted.neighbours else 0
+        self.values, self.when = np.zeros(size, np.int16), np.zeros(size, np.int8)
+        self.likeness = Likeness(rows, columns) if self.wanted.likeness else None
 
 
-def _take_plane(
-    known: _Known, parent: _Known | None, items: Items, decisions: Decisions, size: np.ndarray | None, last: bool
-) -> np.ndarray:
-    """Takes one plane's decisions, bool [items]."""
-    n, setting, numbers = items.at.size, known.setting, known.walk.numbers
-    if setting.constant is not None:
-        return np.full(n, bool(setting.constant))
-    ones = np.empty(n, np.bool_)
-    static = _static_features(known, parent, size)
-    progressive = any(numbers.is_progressive(k) for k in setting.weights)
-    start = 0
-    for end in items.ends.tolist() if progressive else [n]:
-        if end == start:
-            continue
-        part = slice(start, end)
-        of_part = static | (_progressive_features(known) if progressive else {})
-        features = {k: _of_items(feature, items, part) for k, feature in of_part.items()}
-        ones[part] = decisions.take(known.number, items.at[part], features, n - end if last else None)
-        known.learn(items, part, ones[part])
-        start = end
-    return ones
+class _Written(NamedTuple):
+    """What is known of a plane that is being written: each item's run and likeness, and statistics before each run."""
+
+    run: np.ndarray
+    likeness: np.ndarray | None
+    before_rows: np.ndarray
+    before_columns: np.ndarray
+
+    @property
+    def before(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.before_rows, self.before_columns
 
 
-#: A feature of the items chosen by an array of their numbers.
-_OfItems = Callable[[Items, np.ndarray | slice], np.ndarray]
+class View:
+    """The features of a plane's items, from what is known of the plane and of its parent.
 
+    While the plane is read, ``learn`` and ``feature`` take turns, run by run; when it is written, ``learn_all`` comes
+    first, and ``feature`` gives for each item what is known before its run.
+    """
 
-def _static_features(known: _Known, parent: _Known | None, size: np.ndarray | None) -> dict[int, _OfItems]:
-    """The features that do not change while the plane is being coded."""
-    setting, numbers, offsets = known.setting, known.walk.numbers, known.walk.grid.offsets
-    features: dict[int, _OfItems] = {}
-    if parent is not None:
-        if numbers.parent_row in setting.weights:
-            features[numbers.parent_row] = _by_row(parent.rows, parent.setting.mean, setting.row_prior)
-        if numbers.parent_column in setting.weights:
-            features[numbers.parent_column] = _by_column(parent.columns, parent.setting.mean, setting.column_prior)
-        for k, offset in enumerate(offsets):
-            if numbers.parent_neighbour(k) in setting.weights:
-                features[numbers.parent_neighbour(k)] = _neighbours(parent.values, offset)
-    if numbers.size in setting.weights and size is not None:
-        features[numbers.size] = lambda items, chosen: size[chosen]
-    return features
+    def __init__(self, known: _Known, parent: _Known | None, items: Items, size: np.ndarray | None) -> None:
+        self._known, self._parent, self.items, self._size = known, parent, items, size
+        self.number = known.number
+        self._runs = items.runs(1 if parent is None else known.walk.grid.together)
+        self._written: _Written | None = None
 
+    @property
+    def setting(self) -> PlaneSetting:
+        return self._known.walk.settings[self.number]
 
-def _progressive_features(known: _Known) -> dict[int, _OfItems]:
-    """The features of the plane's own decisions so far."""
-    setting, numbers, offsets = known.setting, known.walk.numbers, known.walk.grid.offsets
-    features: dict[int, _OfItems] = {}
-    if numbers.row in setting.weights:
-        features[numbers.row] = _by_row(known.rows, setting.mean, setting.row_prior)
-    if numbers.column in setting.weights:
-        features[numbers.column] = _by_column(known.columns, setting.mean, setting.column_prior)
-    for k, offset in enumerate(offsets):
-        if numbers.neighbour(k) in setting.weights:
-            features[numbers.neighbour(k)] = _neighbours(known.values, offset)
-    return features
+    @property
+    def numbers(self) -> FeatureNumbers:
+        return self._known.walk.numbers
 
+    def runs(self) -> list[Run]:
+        """The runs in which the plane is coded."""
+        if any(self.numbers.is_progressive(k) for k in self.setting.weights):
+            return self._runs
+        n = self.items.at.size
+        return [Run(0, n, range(0))] if n else []
 
-def _by_row(rows: Statistics, mean: int, prior: int) -> _OfItems:
-    return lambda items, chosen: rows.log_odds(mean, prior).take(items.row[chosen])
+    def learn(self, run: Run, ones: np.ndarray) -> None:
+        """The decisions of a run."""
+        known, items = self._known, self.items
+        part = slice(run.start, run.stop)
+        if known.wanted.rows:
+            known.rows.add(items.row[part], ones)
+        if known.wanted.columns:
+            known.columns.add(items.column[part], ones)
+        if known.wanted.neighbours:
+            known.values[items.at[part]] = known.of_bit.take(ones.view(np.int8))
+        if known.likeness is not None:
+            known.likeness.learn(items.row[part], items.column[part], run.phases, ones)
 
+    def learn_all(self, ones: np.ndarray) -> None:
+        """All the plane's decisions."""
+        known, items, runs = self._known, self.items, self._runs
+        run = np.repeat(np.arange(len(runs)), [r.stop - r.start for r in runs])
+        if known.wanted.rows:
+            known.rows.add(items.row, ones, run, len(runs))
+        if known.wanted.columns:
+            known.columns.add(items.column, ones, run, len(runs))
+        if known.wanted.neighbours:
+            known.values[items.at] = known.of_bit.take(ones.view(np.int8))
+            known.when[items.at] = run
+        likeness = self._likeness_of_all(known.likeness, runs, ones) if known.likeness is not None else None
+        before = [s.log_odds_before(known.mean, prior) for s, prior in self._own_statistics()]
+        self._written = _Written(run, likeness, before[0], before[1])
 
-def _by_column(columns: Statistics, mean: int, prior: int) -> _OfItems:
-    return lambda items, chosen: columns.log_odds(mean, prior).take(items.column[chosen])
+    def _own_statistics(self) -> list[tuple[Statistics, int]]:
+        return [(self._known.rows, self.setting.row_prior), (self._known.columns, self.setting.column_prior)]
 
+    def _likeness_of_all(self, likeness: Likeness, runs: list[Run], ones: np.ndarray) -> np.ndarray:
+        out = np.zeros(ones.size, np.int32)
+        for start, stop, phases in runs:
+            row, column = self.items.row[start:stop], self.items.column[start:stop]
+            out[start:stop] = likeness.feature(row, column, phases)
+            likeness.learn(row, column, phases, ones[start:stop])
+        return out
 
-def _neighbours(values: np.ndarray, offset: int) -> _OfItems:
-    """The sum of the values on both sides; a margin is as wide as the largest offset."""
+    def all_probabilities(self) -> np.ndarray:
+        """The probability of a one for each item, after ``learn_all``."""
+        parts = [self.probabilities(run, i) for i, run in enumerate(self.runs())]
+        return np.concatenate([np.zeros(0, np.int32), *parts])
 
-    def feature(items: Items, chosen: np.ndarray | slice) -> np.ndarray:
-        at = items.at[chosen]
-        return values.take(at - offset).astype(np.int32) + values.take(at + offset)
+    def probabilities(self, run: Run, i: int = 0) -> np.ndarray:
+        """The probability of a one for each item of the i-th run, int32 in units of 2^-15."""
+        n, setting = run.stop - run.start, self.setting
+        if not setting.weights:
+            return np.full(n, logistic(np.array([setting.bias]))[0], np.int32)
+        total = np.zeros(n, np.int32)
+        for number, weight in setting.weights.items():
+            feature = self._in_run(number, run, i)
+            feature *= np.int32(weight)
+            total += feature
+        total >>= WEIGHT_BITS
+        total += np.int32(setting.bias)
+        return logistic(total)
 
-    return feature
+    def _in_run(self, number: int, run: Run, i: int) -> np.ndarray:
+        """A feature of the items of the i-th run, int32."""
+        part, numbers = slice(run.start, run.stop), self.numbers
+        if number in (numbers.row, numbers.column):
+            places = (self.items.row, self.items.column)[number][part]
+            if self._written is not None:
+                return self._written.before[number][i].take(places)
+            statistics, prior = self._own_statistics()[number]
+            return statistics.log_odds(self._known.mean, prior).take(places)
+        if number == numbers.likeness and self._written is None:
+            assert self._known.likeness is not None
+            return self._known.likeness.feature(self.items.row[part], self.items.column[part], run.phases)
+        return self.feature(number, part)
 
+    def feature(self, number: int, chosen: slice | np.ndarray) -> np.ndarray:
+        """A feature of any items, int32; one of the plane's own decisions only after ``learn_all``."""
+        numbers, parent, written = self.numbers, self._parent, self._written
+        if number in (numbers.row, numbers.column):
+            assert written is not None
+            before, places = written.before[number], (self.items.row, self.items.column)[number][chosen]
+            return before.take(written.run[chosen] * before.shape[1] + places)
+        if number == numbers.likeness:
+            assert written is not None and written.likeness is not None
+            return written.likeness[chosen]
+        if number < numbers.likeness:
+            return self._neighbours(self._known, number - numbers.neighbour(0), chosen)
+        if number == numbers.size:
+            return np.zeros(1, np.int32) if self._size is None else self._size[chosen].copy()
+        assert parent is not None
+        if number == numbers.parent_row:
+            return parent.rows.log_odds(parent.mean, self.setting.row_prior).take(self.items.row[chosen])
+        if number == numbers.parent_column:
+            return parent.columns.log_odds(parent.mean, self.setting.column_prior).take(self.items.column[chosen])
+        return self._neighbours(parent, number - numbers.parent_neighbour(0), chosen)
 
-def _of_items(feature: _OfItems, items: Items, part: slice) -> Feature:
-    """The feature of all items of a part, or of those chosen among them."""
-
-    def of_part(chosen: np.ndarray | None = None) -> np.ndarray:
-        return feature(items, part if chosen is None else chosen + part.start)
-
-    return of_part
+    def _neighbours(self, of: _Known, k: int, chosen: slice | np.ndarray) -> np.ndarray:
+        """The sum of the values on both sides; a margin is as wide as the largest offset."""
+        offset, at = self._known.walk.grid.offsets[k], self.items.at[chosen]
+        left, right = at - offset, at + offset
+        values = of.values.take(left), of.values.take(right)
+        if of is self._known and self._written is not None:
+            run = self._written.run[chosen]
+            for value, there in zip(values, (left, right), strict=True):
+                value *= of.when.take(there) < run
+        return np.add(*values, dtype=np.int32)

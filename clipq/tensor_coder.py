@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from clipq.bit_stream import pack_bits, packed_size, unpack_bits
+from clipq.bit_stream import pack_bits, packed_size, unpack_bits, varint
 from clipq.byte_reader import ByteReader
 from clipq.plane_coder import PlanePlan, decode_planes
 from clipq.tensor_bytes import element_size
@@ -92,14 +92,16 @@ def _float_forms(words: np.ndarray, exponent_bits: int, mantissa_bits: int) -> l
     zeros = (together & -together).bit_length() - 1 if together else mantissa_bits
     planes = PlanePlan(below.astype(np.uint8)[None], negative[None], spread).encode()
     mantissas = pack_bits(mantissa >> zeros, mantissa_bits - zeros)
-    return [bytes([FLOAT, largest, spread, zeros]) + planes + mantissas]
+    return [bytes([FLOAT, largest, spread, zeros]) + varint(len(planes)) + planes + mantissas]
 
 
 def _read_float(reader: ByteReader, n: int, exponent_bits: int, mantissa_bits: int) -> np.ndarray:
     largest, spread, zeros = reader.u8("largest exponent"), reader.u8("spread of exponents"), reader.u8("zero bits")
     if largest >> exponent_bits or not 1 <= spread <= largest + 1 or zeros > mantissa_bits:
         reader.invalid(f"exponents and mantissas: got {largest}, {spread}, {zeros}")
-    below, negative = decode_planes(reader, 1, n, spread)
+    planes = reader.part(reader.varint("length of exponents and signs"), "exponents and signs")
+    below, negative = decode_planes(planes, 1, n, spread)
+    planes.finish()
     if n and int(below.min()) < 1:
         reader.invalid("exponents: expected one of every element")
     width = mantissa_bits - zeros

@@ -75,10 +75,15 @@ def logistic(s):
 # --- lanes -----------------------------------------------------------------------------------------------------------
 
 
+def rounded_up(k):
+    j = max(k.bit_length() - 3, 0)
+    return (k + 2**j - 1) // 2**j * 2**j
+
+
 class Lanes:
-    def __init__(self, data, n_bits, lanes, taper):
-        self.stream = [byte >> (7 - k) & 1 for byte in data for k in range(8)][:n_bits]
-        self.at, self.taper, self.last = 0, taper, 1 if lanes < 128 else 2
+    def __init__(self, stream, lanes):
+        """stream: a list of bits."""
+        self.stream, self.at = stream, 0
         self.states = [(1 << 21) + self.read(21) for _ in range(lanes)]
 
     def read(self, n):
@@ -89,20 +94,18 @@ class Lanes:
         assert self.at <= len(self.stream)
         return value
 
-    def narrow(self, to_come):
-        k = to_come >> self.taper
-        j = max(k.bit_length() - 3, 0)
-        keep = max(self.last, (k + 2**j - 1) // 2**j * 2**j)
+    def close(self, base, rate, to_come):
+        keep = base + rounded_up(to_come * rate >> 9)
         closed, self.states = self.states[keep:], self.states[:keep]
         for state in closed:
             self.stream += [state >> k & 1 for k in range(20, -1, -1)]
 
-    def run(self, n, decode, after=None):
+    def run(self, n, decode, closing=None, after=0):
         """decode(i, slot) -> symbol, share, start of the run's i-th symbol."""
         out = []
         while len(out) < n:
-            if after is not None:
-                self.narrow(n - len(out) + after)
+            if closing is not None:
+                self.close(*closing, n - len(out) + after)
             step = min(len(self.states), n - len(out))
             for lane in range(step):
                 slot = self.states[lane] % 32768
@@ -115,12 +118,39 @@ class Lanes:
                     self.states[lane] = (self.states[lane] << lacks) + self.read(lacks)
         return out
 
-    def decisions(self, q, after=None):
-        return self.run(len(q), lambda i, s: (1, q[i], 0) if s < q[i] else (0, 32768 - q[i], q[i]), after)
+    def decisions(self, q, closing, after):
+        return self.run(len(q), lambda i, s: (1, q[i], 0) if s < q[i] else (0, 32768 - q[i], q[i]), closing, after)
 
-    def symbols(self, shares, n, after=None):
+    def symbols(self, shares, n, closing=None):
         table = [(k, share, sum(shares[:k])) for k, share in enumerate(shares) for _ in range(share)]
-        return self.run(n, lambda i, slot: table[slot], after)
+        return self.run(n, lambda i, slot: table[slot], closing)
+
+
+def bits_of(data):
+    return [byte >> (7 - k) & 1 for byte in data for k in range(8)]
+
+
+class Head:
+    """The bits of a stream of planes."""
+
+    def __init__(self, data):
+        stream = bits_of(data)
+        self.stream = stream[: len(stream) - 1 - stream[::-1].index(1)]
+
+    def bits(self, n):
+        bits, self.stream = self.stream[:n], self.stream[n:]
+        assert len(bits) == n
+        return int("0" + "".join(map(str, bits)), 2)
+
+    def exp(self, k):
+        z = 0
+        while self.bits(1) == 0:
+            z += 1
+        return ((1 << (z + k)) + self.bits(z + k)) - 2**k
+
+    def signed(self, k):
+        x = self.exp(k)
+        return -(x + 1) // 2 if x % 2 else x // 2
 
 
 # --- model planes ----------------------------------------------------------------------------------------------------
@@ -131,7 +161,7 @@ class Counts:
         self.ones, self.zeros = {}, {}
 
     def statistic(self, key, mean, prior):
-        q = logistic(32 * mean)
+        q = logistic(mean)
         a = max(1, 16 * q * 2**prior >> 15)
         z = max(1, 16 * 2**prior - a)
         return log2(16 * self.ones.get(key, 0) + a) - log2(16 * self.zeros.get(key, 0) + z) - (log2(a) - log2(z))
@@ -141,48 +171,69 @@ class Counts:
         counts[key] = counts.get(key, 0) + 1
 
 
-def read_planes(reader, rows, columns, largest):
+def read_setting(head, kind, d):
+    if head.bits(1) == 0:
+        if head.bits(1) == 1:
+            return {"constant": head.bits(1), "mean": 0}
+        allowed = range(2 + d) if kind == "mask" else range(6 + 2 * d)
+        allowed = [k for k in allowed if kind == "sign" or k not in (2 + d, 5 + 2 * d)]
+        chosen = [k for k in allowed if head.bits(1)]
+    else:
+        chosen = []
+    t = head.bits(2)
+    s = {"constant": None, "mean": 16 * head.signed(1) * 2**t, "features": []}
+    s["bias"] = s["mean"] + 16 * head.signed(3) if chosen else s["mean"]
+    s["row"] = head.bits(4) if {0, 3 + d} & set(chosen) else None
+    s["column"] = head.bits(4) if {1, 4 + d} & set(chosen) else None
+    for k in chosen:
+        sign = -1 if head.bits(1) else 1
+        s["features"].append((k, sign * (head.exp(3) + 1)))
+    return s
+
+
+def read_planes(data, rows, columns, largest):
     t = largest.bit_length()
     names = [("mask", 0, 0)] + [("above", e, 0) for e in range(1, t)]
     names += [("bit", e, r) for e in range(1, t) for r in range(e - 1, -1, -1) if 2**e + 2**r <= largest]
     names += [("sign", 0, 0)]
-    lanes, steps = reader.varint(), reader.u8()
-    phase_bits, taper = steps & 7, 3 + (steps >> 3 & 7)
-    slab_rows = reader.varint() if steps & 64 else rows
-    offsets = [reader.varint() for _ in range(reader.varint())] if steps & 128 else []
-    d = len(offsets)
-    settings = []
-    for _ in names:
-        v = reader.varint()
-        if v < 2:
-            settings.append({"constant": v, "mean": 0})
-            continue
-        if v > 2:
-            mean = (v - 3) // 2 if v % 2 else -(v - 2) // 2
-            settings.append({"constant": None, "mean": mean, "bias": 32 * mean, "features": []})
-            continue
-        chosen = reader.varint()
-        s = {"constant": None, "mean": reader.i8(), "bias": reader.i16()}
-        priors = reader.u8()
-        s["row"], s["column"] = priors & 15, priors >> 4
-        s["features"] = [(k, reader.i8()) for k in range(5 + 2 * d) if chosen >> k & 1]
-        settings.append(s)
-    n_bits = reader.varint()
-    coder = Lanes(reader.take((n_bits + 7) // 8), n_bits, lanes, taper)
+    head = Head(data)
+    e, m = head.bits(4), head.bits(3)
+    lanes, mask_rate, sign_rate = (8 + m) * 2**e >> 3, head.bits(6), head.bits(6)
+    slab_rows = head.exp(8) + 1 if head.bits(1) else rows
+    together = 2 ** head.bits(2)
+    d = head.exp(0)
+    offsets = [head.bits((columns - 2).bit_length()) + 1 for _ in range(d)]
+    settings = [read_setting(head, kind, d) for kind, _, _ in names]
+    last = columns * (rows % slab_rows or slab_rows)
+    more = rounded_up(last * mask_rate >> 9) if settings[0]["constant"] is None else 0
+    coder = Lanes(head.stream, lanes + more)
+    in_mask, in_sign = (lanes, mask_rate), (1 if lanes < 128 else 2, sign_rate)
     magnitude, negative = {}, {}
     column_counts = [Counts() for _ in names]
     for first in range(0, rows, slab_rows):
         height = min(slab_rows, rows - first)
         places = [(i, j) for i in range(height) for j in range(columns)]
-        phase = {(i, j): (i * 0x9E3779B1 + j * 0x85EBCA77) % 2**32 >> (32 - phase_bits) for i, j in places}
+        row_group = [i * 0x9E3779B1 % 2**32 >> 28 for i in range(height)]
+        column_group = [j * 0x85EBCA77 % 2**32 >> 28 for j in range(columns)]
+        phase = {(i, j): (row_group[i] + column_group[j]) % 16 for i, j in places}
         places.sort(key=lambda place: (phase[place], place))
         row_counts = [Counts() for _ in names]
         taken = [{} for _ in names]  # each plane's decisions in this slab
 
         def neighbours(number, i, j, distance):
-            u = 1024 * logistic(32 * settings[number]["mean"]) >> 15
+            u = 256 * logistic(settings[number]["mean"]) >> 15
             found = [taken[number].get((i, j + k)) for k in (-distance, distance)]
-            return sum((1024 - u if one else -u) for one in found if one is not None)
+            return sum((256 - u if one else -u) for one in found if one is not None)
+
+        def likeness(number, i, j):
+            x = {place: 1 if one else -1 for place, one in taken[number].items()}
+            if not x:
+                return 0
+            total = 0
+            for (k, column), value in x.items():
+                if column == j:
+                    total += value * sum(x.get((i, m), 0) * x.get((k, m), 0) for m in range(columns))
+            return 256 * height * total // len(x)
 
         def feature(number, parent, k, i, j, size):
             s = settings[number]
@@ -192,33 +243,40 @@ def read_planes(reader, rows, columns, largest):
                 return column_counts[number].statistic(j, s["mean"], s["column"])
             if k < 2 + d:
                 return neighbours(number, i, j, offsets[k - 2])
-            if k == 4 + 2 * d:
-                return 256 * min(3, size.bit_length() - 1) if names[number][0] == "sign" else 0
-            if parent is None:
-                return 0
             if k == 2 + d:
-                return row_counts[parent].statistic(i, settings[parent]["mean"], s["row"])
+                return likeness(number, i, j)
+            if k == 5 + 2 * d:
+                return 256 * min(3, size.bit_length() - 1)
             if k == 3 + d:
+                return row_counts[parent].statistic(i, settings[parent]["mean"], s["row"])
+            if k == 4 + d:
                 return column_counts[parent].statistic(j, settings[parent]["mean"], s["column"])
-            return neighbours(parent, i, j, offsets[k - 4 - d])
+            return neighbours(parent, i, j, offsets[k - 5 - d])
 
-        def plane(number, parent, mine, last=False):
+        def plane(number, parent, mine):
             s = settings[number]
             if s["constant"] is not None:
                 return dict.fromkeys(mine, s["constant"])
             result = {}
-            if any(k < 2 + d for k, _ in s["features"]):
-                runs = [[p for p in mine if phase[p] == f] for f in range(2**phase_bits)]
-            else:
-                runs = [mine]
+            runs = [mine]
+            if any(k < 3 + d for k, _ in s["features"]):
+                g = together if number else 1
+                runs = [[]]
+                for first_phase in range(0, 16, g):
+                    if len(runs[-1]) >= 64:
+                        runs.append([])
+                    runs[-1] += [p for p in mine if first_phase <= phase[p] < first_phase + g]
+            closing = None
+            if first + height == rows:
+                closing = {0: in_mask, len(names) - 1: in_sign}.get(number)
             for run in runs:
                 q = []
                 for i, j in run:
                     size = magnitude.get((first + i, j), 0)
                     total = sum(w * feature(number, parent, k, i, j, size) for k, w in s["features"])
-                    q.append(logistic(s["bias"] + (total >> 5)))
-                after = len(mine) - len(result) - len(run) if last else None
-                for place, one in zip(run, coder.decisions(q, after), strict=True):
+                    q.append(logistic(s["bias"] + (total >> 4)))
+                after = len(mine) - len(result) - len(run)
+                for place, one in zip(run, coder.decisions(q, closing, after), strict=True):
                     result[place] = one
                 for place in run:
                     taken[number][place] = result[place]
@@ -230,7 +288,7 @@ def read_planes(reader, rows, columns, largest):
         kept = [p for p, one in plane(0, None, places).items() if one]
         kept = [p for p in places if p in set(kept)]
         if first + height == rows:
-            coder.narrow(len(kept))
+            coder.close(*in_sign, len(kept))
         for i, j in kept:
             magnitude[first + i, j] = 1
         mine = kept
@@ -245,7 +303,7 @@ def read_planes(reader, rows, columns, largest):
             for r in [r for kind, of, r in names if kind == "bit" and of == e]:
                 for (i, j), one in plane(number["bit", e, r], number["above", e, 0], mine).items():
                     magnitude[first + i, j] |= one << r
-        for (i, j), one in plane(number["sign", 0, 0], 0, kept, first + height == rows).items():
+        for (i, j), one in plane(number["sign", 0, 0], 0, kept).items():
             negative[first + i, j] = one
     return [[(magnitude.get((i, j), 0), negative.get((i, j), 0)) for j in range(columns)] for i in range(rows)]
 
@@ -318,33 +376,34 @@ def read_codebook(reader, size, h):
 
 def read_entropy_layer(reader, shape, b):
     """Codes, flat, and the bits of the levels."""
-    model, n = reader.u8(), product(shape)
+    model, h, n = reader.u8(), 2 ** (b - 1), product(shape)
     if model == 0:
         return [0] * n, [0] * (2**b - 1)
-    h = reader.u8()
+    if model & 4:
+        model, h = model - 4, reader.u8()
     levels = read_codebook(reader, 2**b - 1, h)
     if model == 1:
         rows = shape[0] if len(shape) > 1 else 1
-        matrix = read_planes(reader, rows, n // rows, max(h, 2**b - 1 - h))
+        matrix = read_planes(reader.take(len(reader.data) - reader.at), rows, n // rows, max(h, 2**b - 1 - h))
         flat = [pair for row in matrix for pair in row]
         return [(h + 1 - m if negative else h + m) if m else 0 for m, negative in flat], levels
-    lanes, taper = reader.varint(), reader.u8()
+    lanes, rate = reader.varint(), reader.u8()
     patterns = [reader.varint() if occurs else 0 for occurs in reader.bits(1, 256)]
     shares = [reader.varint() if occurs else 0 for occurs in reader.bits(1, 2**b - 1)]
     n_written = reader.varint()
     stand_in = reader.u8() if n_written else None
     written = list(reader.take(n_written))
     n_bits = reader.varint()
-    coder = Lanes(reader.take((n_bits + 7) // 8), n_bits, lanes, taper)
+    coder = Lanes(bits_of(reader.take((n_bits + 7) // 8))[:n_bits], lanes)
     eights = [written.pop(0) if p == stand_in else p for p in coder.symbols(patterns, (n + 7) // 8)]
     mask = [eight >> k & 1 for eight in eights for k in range(8)][:n]
-    codes = iter(coder.symbols(shares, sum(mask), after=0))
+    codes = iter(coder.symbols(shares, sum(mask), (1 if lanes < 128 else 2, rate)))
     return [next(codes) + 1 if kept else 0 for kept in mask], levels
 
 
 def read_float_tensor(reader, n, exponent_bits, mantissa_bits):
     largest, spread, zeros = reader.u8(), reader.u8(), reader.u8()
-    (row,) = read_planes(reader, 1, n, spread)
+    (row,) = read_planes(reader.take(reader.varint()), 1, n, spread)
     mantissas = reader.bits(mantissa_bits - zeros, n)
     return [
         sign << (exponent_bits + mantissa_bits) | (largest + 1 - d) << mantissa_bits | mantissa << zeros

@@ -3,14 +3,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clipq.lane_coder import ONE, LaneDecoder, LaneEncoder, SymbolTable, steps
+from clipq.lane_coder import ONE, Closing, LaneDecoder, LaneEncoder, SymbolTable, steps
 
 
 def test_a_stream_by_hand() -> None:
     """docs/format.md, "Worked example of a lane"."""
     encoder = LaneEncoder()
     encoder.decide(np.array([0x4000, 0x1000, 0x6000], np.int32), np.array([True, False, True]))
-    stream, n_bits = encoder.finish(lanes=1, taper=5)
+    stream, n_bits = encoder.finish(lanes=1)
     assert (stream.hex(" "), n_bits) == ("85 00 00", 22)
 
 
@@ -38,25 +38,28 @@ def test_one_decision_after_the_other_as_the_document_has_it() -> None:
     st.integers(1, 40),
     st.integers(0, 300),
     st.integers(0, 200),
-    st.integers(0, 9),
+    st.integers(0, 63),
     st.booleans(),
 )
-def test_what_was_encoded_is_decoded(seed: int, lanes: int, n: int, m: int, taper: int, fair: bool) -> None:
+def test_what_was_encoded_is_decoded(seed: int, lanes: int, n: int, m: int, rate: int, fair: bool) -> None:
     rng = np.random.default_rng(seed)
     q = rng.integers(1, ONE, n).astype(np.int32)
     ones = rng.random(n) < (q / ONE if fair else 0.5)
     table = SymbolTable(np.array([1, 0, 5000, ONE - 5001]))
     symbols = rng.choice(np.array([0, 2, 3], np.uint8), m)
+    half, rest = Closing(2, rate, m - m // 2), Closing(1, rate)
     encoder = LaneEncoder()
-    encoder.decide(q, ones)
-    encoder.symbols(table, symbols[: m // 2], after=m - m // 2)
-    encoder.symbols(table, symbols[m // 2 :], after=0)
-    stream, n_bits = encoder.finish(lanes, taper)
+    encoder.decide(q, ones, Closing(lanes // 2 + 1, 3))
+    encoder.close(1 + lanes // 3)
+    encoder.symbols(table, symbols[: m // 2], half)
+    encoder.symbols(table, symbols[m // 2 :], rest)
+    stream, n_bits = encoder.finish(lanes)
     assert len(stream) == (n_bits + 7) // 8
-    decoder = LaneDecoder(stream, n_bits, lanes, taper)
-    assert np.array_equal(decoder.decide(q), ones)
-    assert np.array_equal(decoder.symbols(table, m // 2, after=m - m // 2), symbols[: m // 2])
-    assert np.array_equal(decoder.symbols(table, m - m // 2, after=0), symbols[m // 2 :])
+    decoder = LaneDecoder(stream, n_bits, lanes)
+    assert np.array_equal(decoder.decide(q, Closing(lanes // 2 + 1, 3)), ones)
+    decoder.close(1 + lanes // 3)
+    assert np.array_equal(decoder.symbols(table, m // 2, half), symbols[: m // 2])
+    assert np.array_equal(decoder.symbols(table, m - m // 2, rest), symbols[m // 2 :])
     decoder.finish()
 
 
@@ -64,9 +67,9 @@ def test_a_certain_symbol_takes_no_bits() -> None:
     certain = SymbolTable(np.array([0, ONE, 0]))
     encoder = LaneEncoder()
     encoder.symbols(certain, np.ones(1000, np.uint8))
-    stream, n_bits = encoder.finish(lanes=3, taper=5)
+    stream, n_bits = encoder.finish(lanes=3)
     assert n_bits <= 3 * 21 + 21  # the lanes' states, and the zeros that one of them starts from
-    assert LaneDecoder(stream, n_bits, 3, 5).symbols(certain, 1000).tolist() == [1] * 1000
+    assert LaneDecoder(stream, n_bits, 3).symbols(certain, 1000).tolist() == [1] * 1000
 
 
 @pytest.mark.parametrize("lanes", [1, 20, 300])
@@ -77,37 +80,51 @@ def test_lanes_cost_next_to_nothing(lanes: int) -> None:
     ones = rng.random(q.size) < q / ONE
     information = -np.log2(np.where(ones, q, ONE - q) / ONE).sum() / 8
     encoder = LaneEncoder()
-    encoder.decide(q, ones, after=0)
-    stream, _ = encoder.finish(lanes, taper=6)
+    encoder.decide(q, ones, Closing(1, 12))
+    stream, _ = encoder.finish(lanes)
     assert information <= len(stream) + 4
     assert len(stream) <= 1.0005 * information + 8
 
 
 def test_steps_keep_a_lane_for_each_so_many_symbols_to_come() -> None:
-    assert list(steps(10, 4, 1, None)) == [(4, 4), (4, 4), (2, 4)]
-    assert list(steps(7, 4, 1, 0)) == [(3, 3), (2, 2), (1, 1), (1, 1)]
-    assert list(steps(7, 128, 2, 0)) == [(2, 2), (2, 2), (2, 2), (1, 2)]
-    assert list(steps(3, 4, 1, 3)) == [(3, 3)]
-    assert list(steps(2, 1, 1, 0)) == [(1, 1), (1, 1)]
-    assert list(steps(0, 4, 1, 0)) == []
+    assert list(steps(10, 4, None)) == [(2, 4, 4), (1, 2, 4)]
+    half = 256  # of 2^9
+    assert list(steps(7, 9, Closing(1, half))) == [(1, 4, 4), (1, 2, 2), (1, 1, 1)]
+    assert list(steps(3, 4, Closing(1, half, after=3))) == [(1, 3, 4)]
+    assert list(steps(2, 1, Closing(1, 1))) == [(2, 1, 1)]
+    assert list(steps(0, 4, Closing(1, 1))) == []
+
+
+def test_large_numbers_of_lanes_are_rounded_up_to_three_bits() -> None:
+    assert [Closing(2, 512).still_open(n) for n in (0, 7, 8, 9, 15, 17, 33, 64, 65)] == [
+        2,
+        9,
+        10,
+        12,
+        18,
+        22,
+        42,
+        66,
+        82,
+    ]
 
 
 def test_a_stream_that_ends_early_is_refused() -> None:
     encoder = LaneEncoder()
     q = np.full(1000, ONE // 2, np.int32)
     encoder.decide(q, np.arange(1000) % 3 == 0)
-    stream, n_bits = encoder.finish(lanes=4, taper=5)
+    stream, n_bits = encoder.finish(lanes=4)
     for shorter in (50, n_bits - 1):
         with pytest.raises(ValueError, match="ends too early"):
-            LaneDecoder(stream[: (shorter + 7) // 8], shorter, 4, 5).decide(q)
+            LaneDecoder(stream[: (shorter + 7) // 8], shorter, 4).decide(q)
 
 
 def test_bits_that_are_left_are_refused() -> None:
     encoder = LaneEncoder()
     q = np.full(100, ONE // 2, np.int32)
     encoder.decide(q, np.zeros(100, np.bool_))
-    stream, n_bits = encoder.finish(lanes=1, taper=5)
-    decoder = LaneDecoder(stream + b"\x01", n_bits + 8, 1, 5)
+    stream, n_bits = encoder.finish(lanes=1)
+    decoder = LaneDecoder(stream + b"\x01", n_bits + 8, 1)
     decoder.decide(q)
     with pytest.raises(ValueError, match="bits are left"):
         decoder.finish()
