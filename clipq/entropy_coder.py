@@ -87,7 +87,8 @@ def decode_entropy(reader: ByteReader, shape: tuple[int, ...], b: int) -> tuple[
     elif model == PATTERNS:
         codes = decode_patterns(reader, n, b)
     else:
-        magnitude, is_negative = decode_planes(reader, *matrix(shape), max(negative, 2**b - 1 - negative))
+        largest = max(negative, 2**b - 1 - negative)
+        magnitude, is_negative = decode_planes(reader, *matrix(shape), kernel_size(shape), largest)
         kept = np.flatnonzero(magnitude)
         of_kept = _signed_to_codes(magnitude.reshape(-1).take(kept), is_negative.reshape(-1).take(kept), negative)
         if kept.size and int(of_kept.max()) >= 2**b:
@@ -103,14 +104,19 @@ def matrix(shape: tuple[int, ...]) -> tuple[int, int]:
     return rows, math.prod(shape) // rows if rows else 0
 
 
+def kernel_size(shape: tuple[int, ...]) -> int:
+    """So many columns of that matrix belong to the same input."""
+    return max(math.prod(shape[2:]), 1)
+
+
 def _choose(codes: np.ndarray, b: int, negative: int) -> tuple[int, PlanePlan | PatternPlan, np.ndarray]:
     """The model of fewest bytes, for large layers on the word of a sample of their rows; and which codes occur."""
-    every = codes.reshape(matrix(codes.shape))
+    every, kernel = codes.reshape(matrix(codes.shape)), kernel_size(codes.shape)
     patterns = PatternPlan(codes.reshape(-1), b)
     used = patterns.code_counts > 0
     if every.shape[1] > SLAB_POSITIONS or (codes.size > LARGE and not _planes_pay(every, b, negative, patterns)):
         return PATTERNS, patterns, used
-    planes = _plane_plan(every, b, negative)
+    planes = _plane_plan(every, b, negative, kernel)
     return (PLANES, planes, used) if planes.size() < patterns.size() else (PATTERNS, patterns, used)
 
 
@@ -125,8 +131,8 @@ def _planes_pay(codes: np.ndarray, b: int, negative: int, patterns: PatternPlan)
     return share * patterns.bits() / 8 + _PLANES_HEADER < _WORTH * patterns.size()
 
 
-def _plane_plan(codes: np.ndarray, b: int, negative: int) -> PlanePlan:
-    return PlanePlan(*_codes_to_signed(codes, negative), max(negative, 2**b - 1 - negative))
+def _plane_plan(codes: np.ndarray, b: int, negative: int, kernel: int = 1) -> PlanePlan:
+    return PlanePlan(*_codes_to_signed(codes, negative), kernel, max(negative, 2**b - 1 - negative))
 
 
 def _leading_negatives(levels: np.ndarray) -> int:

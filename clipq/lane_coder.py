@@ -31,7 +31,7 @@ _FROM_HIGHEST = np.arange(STATE_BITS - 1, -1, -1, dtype=np.int32)
 #: What the exponent of a state as float32 and the bits it lacks are together.
 _MISSING = np.int32(STATE_BITS + 1 + 126)
 #: Steps of so few symbols are faster without arrays.
-_ONE_BY_ONE = 20
+_ONE_BY_ONE = 32
 
 
 class Closing(NamedTuple):
