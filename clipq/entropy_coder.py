@@ -16,7 +16,7 @@ from clipq.byte_reader import ByteReader
 from clipq.codebook import pack_codebook, read_codebook
 from clipq.pattern_coder import PatternPlan, decode_patterns
 from clipq.plane_coder import PlanePlan, decode_planes
-from clipq.plane_header import SLAB_POSITIONS
+from clipq.plane_header import MOST_WEIGHTS, SLAB_POSITIONS
 from clipq.quantized_net import QuantizedLayer
 
 EMPTY, PLANES, PATTERNS = range(3)
@@ -114,7 +114,8 @@ def _choose(codes: np.ndarray, b: int, negative: int) -> tuple[int, PlanePlan | 
     every, kernel = codes.reshape(matrix(codes.shape)), kernel_size(codes.shape)
     patterns = PatternPlan(codes.reshape(-1), b)
     used = patterns.code_counts > 0
-    if every.shape[1] > SLAB_POSITIONS or (codes.size > LARGE and not _planes_pay(every, b, negative, patterns)):
+    too_large = every.shape[1] > SLAB_POSITIONS or codes.size > MOST_WEIGHTS
+    if too_large or (codes.size > LARGE and not _planes_pay(every, b, negative, patterns)):
         return PATTERNS, patterns, used
     planes = _plane_plan(every, b, negative, kernel)
     return (PLANES, planes, used) if planes.size() < patterns.size() else (PATTERNS, patterns, used)

@@ -48,11 +48,6 @@ class Closing(NamedTuple):
         return self.base + (-(-wanted >> coarse) << coarse)
 
 
-def last_lanes(lanes: int) -> int:
-    """How many lanes stay open to the end: a second one halves the number of steps there, and costs its state."""
-    return 1 if lanes < 128 else 2
-
-
 def rate_for(bits: float) -> int:
     """The rate at which symbols of so many bits each, those of the next step left out, fill the lanes' states."""
     needed = _ROUNDED_UP * (STATE_BITS + _HELD_BACK + bits)

@@ -21,8 +21,9 @@ from clipq.plane_walk import PlaneWalk, View
 
 #: The share of the last decisions' bits that lanes may take back.
 _TAKEN_BACK = 0.8
-#: The most lanes that are of use: each costs a twentieth of a bit.  In a mask there may be more.
-_MOST_LANES, _MOST_IN_MASK = 2048, 3072
+#: The most lanes that are of use: each costs a twentieth of a bit.  In a mask there may be more, and of a small layer
+#: there are not more than one for so many weights.
+_MOST_LANES, _MOST_IN_MASK, _LEAST_POSITIONS = 2048, 3072, 64
 _LARGE = 1 << 27
 #: -log2 of each share.
 _BITS_OF = (PROBABILITY_BITS - np.log2(np.maximum(np.arange(ONE + 1), 1))).astype(np.float32)
@@ -173,10 +174,12 @@ class PlanePlan:
         """How many lanes the last decisions can take back, and how fast."""
         n, sign = self.grid.rows * self.grid.columns, len(self.settings) - 1
         each = {taken.plane: taken.each() for taken in self._taken if taken.last_slab and taken.plane in (0, sign)}
-        wanted = min(int(_TAKEN_BACK * self._last_bits() / STATE_BITS), _MOST_LANES)
+        most = min(_MOST_LANES, n // _LEAST_POSITIONS)
+        wanted = min(int(_TAKEN_BACK * self._last_bits() / STATE_BITS), most)
         least = -(-n // MAX_POSITIONS_PER_LANE)
         lanes = Lanes.near(wanted, least, rate_for(each.get(0, 0.0)), max(rate_for(each.get(sign, 1.0)), 1))
-        while lanes.mask_rate and lanes_at_first(self.grid, self.settings, lanes) > _MOST_IN_MASK:
+        most = min(_MOST_IN_MASK, n // _LEAST_POSITIONS)
+        while lanes.mask_rate and lanes_at_first(self.grid, self.settings, lanes) > most:
             lanes = lanes._replace(mask_rate=lanes.mask_rate - 1)
         return lanes
 

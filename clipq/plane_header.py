@@ -8,7 +8,7 @@ from typing import NamedTuple
 from clipq.bit_fields import BitReader, BitWriter, number_size
 from clipq.byte_reader import ByteReader
 from clipq.integer_log import S_MAX
-from clipq.lane_coder import Closing, last_lanes
+from clipq.lane_coder import Closing
 from clipq.plane_model import FeatureNumbers, PlaneSetting
 from clipq.plane_order import Grid, Plane, planes
 
@@ -16,6 +16,8 @@ SLAB_POSITIONS = 1 << 20
 MAX_OFFSETS = 8
 #: A lane takes part in at most this many decisions about which weights are kept, so that reading never crawls.
 MAX_POSITIONS_PER_LANE = 4096
+#: As many weights have lanes that the head can say.
+MOST_WEIGHTS = MAX_POSITIONS_PER_LANE * (15 << 12)
 #: Means and biases are multiples of this, means of 1, 2, 4 or 8 times as much.
 LOG_ODDS_STEP = 16
 MOST_WEIGHT = 1 << 10
@@ -40,7 +42,7 @@ class Lanes(NamedTuple):
 
     @property
     def in_sign(self) -> Closing:
-        return Closing(last_lanes(self.after_mask), self.sign_rate)
+        return Closing(1, self.sign_rate)
 
     def closing(self, plane: int, sign: int) -> Closing | None:
         """How lanes are closed in the last slab's plane of this number; ``sign`` is that of the last plane."""

@@ -15,6 +15,8 @@ import numpy as np
 from clipq.plane_order import COLUMN_STEP, PHASES, ROW_STEP, groups
 
 UNIT = 256
+#: The feature's limit, so that its product with any weight is an int32.
+LARGEST = (1 << 15) - 1
 #: Matrices of fewer weights than this are multiplied whole rather than by blocks of a phase.
 _WHOLE = 1 << 16
 
@@ -57,7 +59,7 @@ class Likeness:
         said = self._said.reshape(-1).take(self._at(row, column)).astype(np.int64)
         said *= UNIT * self._rows
         said //= self._known
-        return said.astype(np.int32)
+        return np.clip(said, -LARGEST, LARGEST).astype(np.int32)
 
     def learn(self, row: np.ndarray, column: np.ndarray, stop: int, ones: np.ndarray) -> None:
         """The decisions at these places, all up to phase ``stop`` that are not known yet."""

@@ -207,7 +207,7 @@ def read_planes(data, rows, columns, kernel, largest):
     last = columns * (rows % slab_rows or slab_rows)
     more = rounded_up(last * mask_rate >> 9) if settings[0]["constant"] is None else 0
     coder = Lanes(head.stream, lanes + more)
-    in_mask, in_sign = (lanes, mask_rate), (1 if lanes < 128 else 2, sign_rate)
+    in_mask, in_sign = (lanes, mask_rate), (1, sign_rate)
     magnitude, negative = {}, {}
     column_counts = [Counts() for _ in names]
     for first in range(0, rows, slab_rows):
@@ -234,7 +234,7 @@ def read_planes(data, rows, columns, kernel, largest):
             for (k, column), value in other.items():
                 if column == j:
                     total += value * sum(one.get((i, m), 0) * y.get((k, m), 0) for m in range(columns))
-            return 256 * height * total // len(x) if x else 0
+            return min(max(256 * height * total // len(x), -32767), 32767) if x else 0
 
         def statistic(number, k, i, j, mean, prior):
             counts = (row_counts, column_counts, kernel_counts)[k][number]
@@ -364,7 +364,7 @@ def read_entropy_layer(reader, shape, b):
     coder = Lanes(bits_of(reader.take((n_bits + 7) // 8))[:n_bits], lanes)
     eights = [written.pop(0) if p == stand_in else p for p in coder.symbols(patterns, (n + 7) // 8)]
     mask = [eight >> k & 1 for eight in eights for k in range(8)][:n]
-    codes = iter(coder.symbols(shares, sum(mask), (1 if lanes < 128 else 2, rate)))
+    codes = iter(coder.symbols(shares, sum(mask), (1, rate)))
     return [next(codes) + 1 if kept else 0 for kept in mask], levels
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from clipq import plane_likeness
-from clipq.plane_likeness import UNIT, Likeness
+from clipq.plane_likeness import LARGEST, UNIT, Likeness
 from clipq.plane_order import PACES, PHASES, Grid, slab_items
 
 
@@ -26,8 +26,17 @@ def test_what_similar_rows_say(
         known = max(int(np.abs(x).sum()), 1)
         y = x.copy() if first % pause == 0 else y
         said = y @ y.T @ x if shape[0] <= shape[1] else x @ y.T @ y
-        expected = (UNIT * shape[0] * said[row, column]) // known
+        expected = np.clip((UNIT * shape[0] * said[row, column]) // known, -LARGEST, LARGEST)
         assert np.array_equal(likeness.feature(row, column, phases), expected)
         likeness.learn(row, column, phases.stop, ones[start:stop])
         x[row, column] = np.where(ones[start:stop], 1, -1)
         start = stop
+
+
+def test_no_product_with_a_weight_is_too_large() -> None:
+    """Many rows that agree wholly."""
+    likeness, n = Likeness(4096, 3, 1), 4096
+    row, column = np.divmod(np.arange(2 * n), 2)
+    likeness.learn(row, column, 1, np.ones(2 * n, np.bool_))
+    likeness.learn(row[: n // 2], np.full(n // 2, 2), 2, np.ones(n // 2, np.bool_))
+    assert likeness.feature(row[n:], np.full(n, 2), range(2, 3)).max() == LARGEST
