@@ -24,6 +24,7 @@ _TAKEN_BACK = 0.8
 #: The most lanes that are of use: each costs a twentieth of a bit.  In a mask there may be more, and of a small layer
 #: there are not more than one for so many weights.
 _MOST_LANES, _MOST_IN_MASK, _LEAST_POSITIONS = 2048, 3072, 64
+#: Layers of which comparing rows takes more products than this are in fewer runs.
 _LARGE = 1 << 27
 #: -log2 of each share.
 _BITS_OF = (PROBABILITY_BITS - np.log2(np.maximum(np.arange(ONE + 1), 1))).astype(np.float32)
