@@ -16,7 +16,7 @@ from clipq.codebook import pack_codebook, read_codebook
 from clipq.pattern_coder import PatternPlan, decode_patterns
 from clipq.plane_coder import PlanePlan, decode_planes
 from clipq.plane_estimate import estimate_planes
-from clipq.plane_header import SLAB_POSITIONS
+from clipq.plane_header import MOST_WEIGHTS, SLAB_POSITIONS
 from clipq.quantized_net import QuantizedLayer
 
 EMPTY, PLANES, PATTERNS = range(3)
@@ -91,7 +91,8 @@ def decode_entropy(reader: ByteReader, shape: tuple[int, ...], b: int) -> tuple[
     if model == PATTERNS:
         codes = decode_patterns(reader, n, b)
     else:
-        magnitude, is_negative = decode_planes(reader, *matrix(shape), max(negative, 2**b - 1 - negative))
+        largest = max(negative, 2**b - 1 - negative)
+        magnitude, is_negative = decode_planes(reader, *matrix(shape), kernel_size(shape), largest)
         kept = np.flatnonzero(magnitude)
         of_kept = _signed_to_codes(magnitude.reshape(-1).take(kept), is_negative.reshape(-1).take(kept), negative)
         if kept.size and int(of_kept.max()) >= 2**b:
@@ -107,14 +108,20 @@ def matrix(shape: tuple[int, ...]) -> tuple[int, int]:
     return rows, math.prod(shape) // rows if rows else 0
 
 
+def kernel_size(shape: tuple[int, ...]) -> int:
+    """So many columns of that matrix belong to the same input."""
+    return max(math.prod(shape[2:]), 1)
+
+
 def _choose(codes: np.ndarray, b: int, negative: int) -> tuple[int, PlanePlan | PatternPlan, np.ndarray]:
     """The model of fewest bytes, for large layers on the word of a sample of their rows; and which codes occur."""
-    every = codes.reshape(matrix(codes.shape))
+    every, kernel = codes.reshape(matrix(codes.shape)), kernel_size(codes.shape)
     patterns = PatternPlan(codes.reshape(-1), b)
     used = patterns.code_counts > 0
-    if every.shape[1] > SLAB_POSITIONS or (codes.size > LARGE and not _planes_pay(every, b, negative, patterns)):
+    large = codes.size > LARGE
+    if not _planes_can(every) or (large and not _planes_pay(every, b, negative, kernel, patterns)):
         return PATTERNS, patterns, used
-    planes = _plane_plan(every, b, negative)
+    planes = _plane_plan(every, b, negative, kernel)
     return (PLANES, planes, used) if planes.size() < patterns.size() else (PATTERNS, patterns, used)
 
 
@@ -123,25 +130,30 @@ def _large_size(codes: np.ndarray, b: int, negative: int) -> tuple[int, np.ndarr
     every = codes.reshape(matrix(codes.shape))
     patterns = PatternPlan(codes.reshape(-1), b)
     size, used = patterns.size(), patterns.code_counts > 0
-    if every.shape[1] <= SLAB_POSITIONS:
-        size = min(size, _estimate(every, b, negative, patterns, _TO_COUNT))
+    if _planes_can(every):
+        size = min(size, _estimate(every, b, negative, kernel_size(codes.shape), patterns, _TO_COUNT))
     return size, used
 
 
-def _planes_pay(codes: np.ndarray, b: int, negative: int, patterns: PatternPlan) -> bool:
+def _planes_can(codes: np.ndarray) -> bool:
+    """Whether the model has room for so large a matrix [R, C]."""
+    return codes.shape[1] <= SLAB_POSITIONS and codes.size <= MOST_WEIGHTS
+
+
+def _planes_pay(codes: np.ndarray, b: int, negative: int, kernel: int, patterns: PatternPlan) -> bool:
     """Whether planes will take clearly less than patterns, by a sample of ``codes`` [R, C]."""
-    return _estimate(codes, b, negative, patterns, _TO_CHOOSE) < _WORTH * patterns.size()
+    return _estimate(codes, b, negative, kernel, patterns, _TO_CHOOSE) < _WORTH * patterns.size()
 
 
-def _estimate(codes: np.ndarray, b: int, negative: int, patterns: PatternPlan, walked: int) -> int:
+def _estimate(codes: np.ndarray, b: int, negative: int, kernel: int, patterns: PatternPlan, walked: int) -> int:
     """About the bytes that planes make of ``codes`` [R, C], by a sample of so many of them."""
     counts = np.append(codes.size - patterns.code_counts.sum(), patterns.code_counts)
     magnitude, is_negative = _codes_to_signed(np.arange(2**b), negative)
-    return estimate_planes(codes, counts, magnitude, is_negative, walked)
+    return estimate_planes(codes, counts, magnitude, is_negative, kernel, walked)
 
 
-def _plane_plan(codes: np.ndarray, b: int, negative: int) -> PlanePlan:
-    return PlanePlan(*_codes_to_signed(codes, negative), max(negative, 2**b - 1 - negative))
+def _plane_plan(codes: np.ndarray, b: int, negative: int, kernel: int) -> PlanePlan:
+    return PlanePlan(*_codes_to_signed(codes, negative), kernel, max(negative, 2**b - 1 - negative))
 
 
 def _leading_negatives(levels: np.ndarray) -> int:

@@ -43,4 +43,4 @@ _LOGISTIC = _logistic_table()
 
 def logistic(s: np.ndarray) -> np.ndarray:
     """The probability q of a one, int32 from 1 to 2^15 - 1, for log odds s (any integers)."""
-    return _LOGISTIC.take(np.minimum(np.maximum(s, -S_MAX), S_MAX) + S_MAX)
+    return _LOGISTIC.take(s + S_MAX, mode="clip")

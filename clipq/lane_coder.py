@@ -9,7 +9,7 @@ stored anyway.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -31,7 +31,7 @@ _FROM_HIGHEST = np.arange(STATE_BITS - 1, -1, -1, dtype=np.int32)
 #: What the exponent of a state as float32 and the bits it lacks are together.
 _MISSING = np.int32(STATE_BITS + 1 + 126)
 #: Steps of so few symbols are faster without arrays.
-_ONE_BY_ONE = 20
+_ONE_BY_ONE = 32
 
 
 class Closing(NamedTuple):
@@ -46,11 +46,6 @@ class Closing(NamedTuple):
         wanted = to_come * self.rate >> RATE_BITS
         coarse = max(wanted.bit_length() - 3, 0)
         return self.base + (-(-wanted >> coarse) << coarse)
-
-
-def last_lanes(lanes: int) -> int:
-    """How many lanes stay open to the end: a second one halves the number of steps there, and costs its state."""
-    return 1 if lanes < 128 else 2
 
 
 def rate_for(bits: float) -> int:
@@ -227,35 +222,49 @@ class LaneDecoder:
         return part[:-3] << 24 | part[1:-2] << 16 | part[2:-1] << 8 | part[3:]
 
 
+#: Shares and starts, int32, of the symbols from one number to before another one.
+_Part = Callable[[int, int], tuple[np.ndarray, np.ndarray]]
+
+
 class _Run(NamedTuple):
     """Symbols of the decoder's order, and how lanes are closed meanwhile; ``keep``: lanes closed before, if so."""
 
-    shares: np.ndarray
-    starts: np.ndarray
+    size: int
+    part: _Part
     closing: Closing | None
     keep: int | None = None
 
 
+def _none(first: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+    return np.zeros(0, np.int32), np.zeros(0, np.int32)
+
+
 class LaneEncoder:
-    """Collects symbols in the decoder's order; ``finish`` codes them, last one first."""
+    """Collects symbols in the decoder's order; ``finish`` codes them, last one first.  Arrays are not copied."""
 
     def __init__(self) -> None:
         self._runs: list[_Run] = []
 
     def decide(self, q: np.ndarray, ones: np.ndarray, closing: Closing | None = None) -> None:
         """Decisions ``ones`` (bool) with probabilities ``q`` of a one; ``closing`` as in ``LaneDecoder.decide``."""
-        q = q.astype(np.uint16)
-        self._runs.append(_Run(np.where(ones, q, ONE - q), np.where(ones, np.uint16(0), q), closing))
+
+        def part(first: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+            of_part, p = ones[first:stop], q[first:stop].astype(np.int32)
+            return np.where(of_part, p, ONE - p), np.where(of_part, 0, p)
+
+        self._runs.append(_Run(q.size, part, closing))
 
     def symbols(self, table: SymbolTable, symbols: np.ndarray, closing: Closing | None = None) -> None:
         """Symbols (uint8) of a table."""
-        shares, starts = table.shares.astype(np.uint16), table.starts.astype(np.uint16)
-        self._runs.append(_Run(shares.take(symbols), starts.take(symbols), closing))
+
+        def part(first: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+            return table.shares.take(symbols[first:stop]), table.starts.take(symbols[first:stop])
+
+        self._runs.append(_Run(symbols.size, part, closing))
 
     def close(self, keep: int) -> None:
         """As ``LaneDecoder.close``."""
-        none = np.zeros(0, np.uint16)
-        self._runs.append(_Run(none, none, None, keep))
+        self._runs.append(_Run(0, _none, None, keep))
 
     def finish(self, lanes: int) -> tuple[bytes, int]:
         """The stream and how many bits of it count."""
@@ -264,7 +273,7 @@ class LaneEncoder:
             try:
                 return self._code(lanes, _BitQueue(zeros))
             except _QueueShortError as short:  # too many lanes for the symbols after them: some start from zeros
-                zeros = 2 * zeros + short.missing
+                zeros += short.missing
 
     def _code(self, lanes: int, bits: _BitQueue) -> tuple[bytes, int]:
         state, started = np.full(lanes, _LOW, np.int32), 0
@@ -273,12 +282,12 @@ class LaneEncoder:
             if run.keep is not None:
                 planned.append([(0, 1, min(opened, run.keep))])
             else:
-                planned.append(list(steps(run.shares.size, opened, run.closing)))
+                planned.append(list(steps(run.size, opened, run.closing)))
             opened = planned[-1][-1][2] if planned[-1] else opened
         started = opened  # these are never closed
         for run, of_run in zip(reversed(self._runs), reversed(planned), strict=True):
-            stop = run.shares.size
-            back = _Backward(run.shares, run.starts, stop, stop)
+            stop = run.size
+            back = _Backward(run.part, stop, stop)
             for count, size, opened in reversed(of_run):
                 if opened > started:
                     _start(state[started:opened], bits)
@@ -286,7 +295,7 @@ class LaneEncoder:
                 for first in range(stop - size, stop - count * size - 1, -size):
                     if first < back.first:
                         low = min(first, max(first + size - _SYMBOLS_AT_ONCE, 0))
-                        back = _Backward(run.shares, run.starts, low, first + size)
+                        back = _Backward(run.part, low, first + size)
                     back.step(slice(first - back.first, first + size - back.first), state[:size], bits)
                 stop -= count * size
         if started < lanes:
@@ -296,15 +305,14 @@ class LaneEncoder:
 
 
 class _Backward:
-    """The inverse of the decoder's steps over the symbols ``first`` to ``stop`` - 1 with these shares and starts."""
+    """The inverse of the decoder's steps over the symbols ``first`` to ``stop`` - 1 of a run."""
 
-    def __init__(self, shares: np.ndarray, starts: np.ndarray, first: int, stop: int) -> None:
+    def __init__(self, part: _Part, first: int, stop: int) -> None:
         self.first = first
-        share = shares[first:stop].astype(np.int32)
+        share, self._start = part(first, stop)
         self._limit = share << (STATE_BITS + 1 - PROBABILITY_BITS)
         self._excess = np.maximum((STATE_BITS + 1) - _bit_length(self._limit), 0)
         self._share, self._rest = share.astype(np.float32), ONE - share
-        self._start = starts[first:stop].astype(np.int32)
 
     def step(self, part: slice, state: np.ndarray, bits: _BitQueue) -> None:
         excess = self._excess[part]

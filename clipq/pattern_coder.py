@@ -18,7 +18,6 @@ from clipq.lane_coder import (
     LaneDecoder,
     LaneEncoder,
     SymbolTable,
-    last_lanes,
     rate_for,
 )  # fmt: skip
 
@@ -80,7 +79,7 @@ class PatternPlan:
         rate = max(rate_for(code_bits / self._kept.size), 1)
         encoder = LaneEncoder()
         encoder.symbols(patterns, self._patterns)
-        encoder.symbols(codes, self._kept - np.uint8(1), Closing(last_lanes(lanes), rate))
+        encoder.symbols(codes, self._kept - np.uint8(1), Closing(1, rate))
         stream, n_bits = encoder.finish(lanes)
         head = varint(lanes) + bytes([rate])
         return self._header(head) + written_out.tobytes() + varint(n_bits) + stream
@@ -121,7 +120,7 @@ def decode_patterns(reader: ByteReader, n: int, b: int) -> np.ndarray:
         mask = mask[:n]
         kept = int(np.count_nonzero(mask))
         codes = np.zeros(n, np.uint8)
-        codes[mask] = decoder.symbols(tables[1], kept, Closing(last_lanes(lanes), rate)) + np.uint8(1)
+        codes[mask] = decoder.symbols(tables[1], kept, Closing(1, rate)) + np.uint8(1)
         decoder.finish()
     except ValueError as fault:
         reader.invalid(str(fault))

@@ -21,9 +21,11 @@ from clipq.plane_walk import PlaneWalk, View
 
 #: The share of the last decisions' bits that lanes may take back.
 _TAKEN_BACK = 0.8
-#: The most lanes that are of use: each costs a twentieth of a bit.  In a mask there may be more.
-_MOST_LANES, _MOST_IN_MASK = 2048, 3072
-_LARGE = 1 << 16
+#: The most lanes that are of use: each costs a twentieth of a bit.  In a mask there may be more, and of a small layer
+#: there are not more than one for so many weights.
+_MOST_LANES, _MOST_IN_MASK, _LEAST_POSITIONS = 2048, 3072, 64
+#: Layers of which comparing rows takes more products than this are in fewer runs.
+_LARGE = 1 << 27
 #: -log2 of each share.
 _BITS_OF = (PROBABILITY_BITS - np.log2(np.maximum(np.arange(ONE + 1), 1))).astype(np.float32)
 
@@ -52,7 +54,7 @@ class _Writer:
 
     def __init__(self, truth: Truth, settings: list[PlaneSetting], grid: Grid, largest: int) -> None:
         self._truth, self._settings = truth, settings
-        self._planes, self._numbers = planes(largest), FeatureNumbers(len(grid.offsets))
+        self._planes, self._grid = planes(largest), grid
         self._fitted: set[int] = set()
         self.taken: list[_Taken] = []
         self.narrowed = 0, 0
@@ -80,7 +82,7 @@ class _Writer:
         settings[i] = fit_plane(view, ones)
         q, bits = _coded(view, ones)
         saved = entropy_bits(int(np.count_nonzero(ones)), ones.size) - float(bits.sum(dtype=np.float64))
-        sizes = [setting_size(s, self._numbers, self._planes[i]) for s in (settings[i], plain)]
+        sizes = [setting_size(s, self._grid, self._planes[i]) for s in (settings[i], plain)]
         if saved > sizes[0] - sizes[1]:
             return q, bits
         settings[i] = plain
@@ -119,14 +121,15 @@ class PlanePlan:
 
     magnitude: uint8 [R, C], 0 for a pruned weight, else the number of its level from zero, at most ``largest``.
     negative: bool [R, C].
+    kernel: so many columns, one after the other, belong to the same input; a divisor of C.
     """
 
-    def __init__(self, magnitude: np.ndarray, negative: np.ndarray, largest: int) -> None:
+    def __init__(self, magnitude: np.ndarray, negative: np.ndarray, kernel: int, largest: int) -> None:
         rows, columns = magnitude.shape
         signed = np.where(negative, np.int8(-1), (magnitude > 0).view(np.int8))
         most = max(1, SLAB_POSITIONS // max(columns, 1))
         slab_rows = -(-rows // -(-rows // most))  # slabs of equal size, as the last one has to take all lanes back
-        self.grid = grid = Grid(rows, columns, choose_offsets(signed), slab_rows, _together(magnitude.size))
+        self.grid = grid = Grid(rows, columns, kernel, choose_offsets(signed), slab_rows, pace_of(rows, columns))
         self._largest = largest
         self.settings = first_settings(magnitude, negative, grid, largest)
         truth = Truth(magnitude, negative, grid, largest)
@@ -172,17 +175,19 @@ class PlanePlan:
         """How many lanes the last decisions can take back, and how fast."""
         n, sign = self.grid.rows * self.grid.columns, len(self.settings) - 1
         each = {taken.plane: taken.each() for taken in self._taken if taken.last_slab and taken.plane in (0, sign)}
-        wanted = min(int(_TAKEN_BACK * self._last_bits() / STATE_BITS), _MOST_LANES)
+        most = min(_MOST_LANES, n // _LEAST_POSITIONS)
+        wanted = min(int(_TAKEN_BACK * self._last_bits() / STATE_BITS), most)
         least = -(-n // MAX_POSITIONS_PER_LANE)
         lanes = Lanes.near(wanted, least, rate_for(each.get(0, 0.0)), max(rate_for(each.get(sign, 1.0)), 1))
-        while lanes.mask_rate and lanes_at_first(self.grid, self.settings, lanes) > _MOST_IN_MASK:
+        most = min(_MOST_IN_MASK, n // _LEAST_POSITIONS)
+        while lanes.mask_rate and lanes_at_first(self.grid, self.settings, lanes) > most:
             lanes = lanes._replace(mask_rate=lanes.mask_rate - 1)
         return lanes
 
 
-def _together(n: int) -> int:
+def pace_of(rows: int, columns: int) -> int:
     """More runs know more of each other; large layers save time with fewer."""
-    return 1 if n < _LARGE else 2
+    return 0 if rows * columns * min(rows, columns) < _LARGE else 3
 
 
 def _without_unused_offsets(grid: Grid, settings: list[PlaneSetting]) -> tuple[Grid, list[PlaneSetting]]:
@@ -191,9 +196,8 @@ def _without_unused_offsets(grid: Grid, settings: list[PlaneSetting]) -> tuple[G
     used = {k for setting in settings for k in setting.weights}
     stay = [k for k in range(before.d) if {before.neighbour(k), before.parent_neighbour(k)} & used]
     after = FeatureNumbers(len(stay))
-    renamed = {before.likeness: after.likeness, before.size: after.size, before.row: after.row}
-    renamed |= {before.column: after.column, before.parent_row: after.parent_row}
-    renamed[before.parent_column] = after.parent_column
+    renamed = {before.likeness: after.likeness, before.size: after.size, 0: 0, 1: 1, 2: 2}
+    renamed |= {before.parent_statistic(k): after.parent_statistic(k) for k in range(3)}
     for new, old in enumerate(stay):
         renamed[before.neighbour(old)] = after.neighbour(new)
         renamed[before.parent_neighbour(old)] = after.parent_neighbour(new)
@@ -207,7 +211,9 @@ def lanes_at_first(grid: Grid, settings: Sequence[PlaneSetting], lanes: Lanes) -
     return lanes.in_mask.still_open(last * grid.columns if settings[0].constant is None else 0)
 
 
-def decode_planes(reader: ByteReader, rows: int, columns: int, largest: int) -> tuple[np.ndarray, np.ndarray]:
+def decode_planes(
+    reader: ByteReader, rows: int, columns: int, kernel: int, largest: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Magnitudes (uint8 [R, C]) and negative weights (bool [R, C]) from what is left but for zero bytes at the end.
 
     Raises:
@@ -215,7 +221,7 @@ def decode_planes(reader: ByteReader, rows: int, columns: int, largest: int) -> 
     """
     data = reader.take_but_zeros()
     bits = BitReader(reader, data)
-    grid, settings, lanes = read_head(reader, bits, rows, columns, largest)
+    grid, settings, lanes = read_head(reader, bits, rows, columns, kernel, largest)
     magnitude, negative = np.zeros((rows, columns), np.uint8), np.zeros((rows, columns), np.bool_)
     walk = PlaneWalk(grid, largest, settings)
     try:

@@ -12,13 +12,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from clipq.bit_stream import varint
-from clipq.lane_coder import MIN_TAPER, STATE_BITS
-from clipq.plane_coder import MAX_POSITIONS_PER_LANE, SLAB_POSITIONS, ideal_bits, pack_header
-from clipq.plane_fit import Truth, choose_offsets, decide, fit_planes
-from clipq.plane_model import Feature, PlaneSetting, Statistics, probabilities
+from clipq.integer_log import PROBABILITY_BITS
+from clipq.lane_coder import ONE, STATE_BITS
+from clipq.plane_coder import pace_of
+from clipq.plane_fit import Truth, choose_offsets, decide, first_settings, fit_plane
+from clipq.plane_header import MAX_POSITIONS_PER_LANE, SLAB_POSITIONS, setting_size
+from clipq.plane_model import PlaneSetting, Statistics
 from clipq.plane_order import Grid, Plane, planes
-from clipq.plane_walk import PlaneWalk
+from clipq.plane_walk import PlaneWalk, View
 
 _MOST_PARTS = 8
 #: For each weight that is walked over, at most about so many kept ones are counted for the columns.
@@ -26,17 +27,18 @@ _COUNTED = 2
 
 
 def estimate_planes(
-    codes: np.ndarray, counts: np.ndarray, magnitude: np.ndarray, negative: np.ndarray, walked: int
+    codes: np.ndarray, counts: np.ndarray, magnitude: np.ndarray, negative: np.ndarray, kernel: int, walked: int
 ) -> int:
     """About the bytes that ``PlanePlan`` makes of ``codes``, uint8 [R, C], of which some are not 0.
 
     counts: how many weights have each code, int64 [2^b].
     magnitude, negative: of each code, uint8 and bool [2^b].
+    kernel: of ``PlanePlan``.
     walked: at most about so many weights are walked over, and a quarter of all.
     """
     kept = (codes != 0).view(np.uint8).sum(1, dtype=np.uint32)
     parts = _parts(kept, codes.shape[1], min(walked, codes.size // 4))
-    sample = _Sample(codes, np.concatenate([part.rows for part in parts]), magnitude, negative)
+    sample = _Sample(codes, np.concatenate([part.rows for part in parts]), magnitude, negative, kernel)
     density = _information_of_density(kept, codes.shape[1])
     bits, shares, of_density = np.zeros(1), np.zeros(counts.size), 0.0
     before: np.ndarray | float = 0.0
@@ -54,7 +56,7 @@ def estimate_planes(
     last = parts[-1]
     taken_back = bits[1:].sum() * kept[-((last.stop - last.first) // last.slabs) :].sum() / kept.sum()
     lanes = -(-codes.size // MAX_POSITIONS_PER_LANE)
-    return sample.header_size(lanes) + round((bits.sum() + max(lanes * STATE_BITS - taken_back, 0.0)) / 8)
+    return sample.header_size() + round((bits.sum() + max(lanes * STATE_BITS - taken_back, 0.0)) / 8)
 
 
 class _Part(NamedTuple):
@@ -126,18 +128,21 @@ class _Sample:
     modelled: of each plane, whether the sample tells anything of it.
     """
 
-    def __init__(self, codes: np.ndarray, rows: np.ndarray, magnitude: np.ndarray, negative: np.ndarray) -> None:
+    def __init__(
+        self, codes: np.ndarray, rows: np.ndarray, magnitude: np.ndarray, negative: np.ndarray, kernel: int
+    ) -> None:
         self._codes, self._at, largest = codes[rows], 0, int(magnitude.max())
         sizes, signs = magnitude[self._codes], negative[self._codes]
         offsets = choose_offsets(np.where(signs, np.int8(-1), (sizes > 0).view(np.int8)))
-        phase_bits = 4 if codes.size < SLAB_POSITIONS else 3  # as ``PlanePlan`` has it
-        self._grid = grid = Grid(rows.size, codes.shape[1], offsets, phase_bits, rows.size)
+        grid = Grid(rows.size, codes.shape[1], kernel, offsets, rows.size, pace_of(*codes.shape))
         self.meaning = _Meaning.of(largest, magnitude, negative)
-        self._settings = fit_planes(sizes, signs, grid, largest)
+        self._settings = first_settings(sizes, signs, grid, largest)
         self.modelled = np.array([setting.constant is None for setting in self._settings])
         self._truth = Truth(sizes, signs, grid, largest)
         self._walk = PlaneWalk(grid, largest, self._settings)
-        self._wanted = [k for k, wanted in enumerate(self._walk.wanted) if wanted.columns]
+        self._truth.begin(0, rows.size)
+        self._walk.slab(rows.size, _Fitter(self._truth, self._settings), last=False)
+        self._wanted = [k for k in range(len(self._settings)) if 1 in self._walk.wanted(k).statistics]
         others = np.setdiff1d(np.arange(codes.shape[0]), rows)
         kept_of_others = int(np.count_nonzero(self._codes)) * others.size // rows.size
         self._others = others[:: 1 + kept_of_others // (_COUNTED * self._codes.size)]
@@ -147,9 +152,10 @@ class _Sample:
         self._code_and_column = of_others.reshape(-1).take(at) * np.int64(codes.shape[1])
         self._code_and_column += at - self._row * codes.shape[1]
 
-    def header_size(self, lanes: int) -> int:
+    def header_size(self) -> int:
         """About the bytes of what a stream with the sample's settings says of itself."""
-        return len(pack_header(self._grid, self._settings, lanes, MIN_TAPER) + varint(self._codes.size))
+        grid, every = self._walk.grid, self._walk.planes
+        return 16 + sum(setting_size(s, grid, plane) for s, plane in zip(self._settings, every, strict=True)) // 8
 
     def columns(self, first: int, stop: int) -> np.ndarray:
         """How many ones and decisions the rows from ``first`` to ``stop`` - 1 have in each column: [wanted, 2, C]."""
@@ -185,24 +191,46 @@ class _Columns(Statistics):
 
     def __init__(self, before: np.ndarray, during: np.ndarray, decisions: float) -> None:
         super().__init__(before.shape[1])
-        self._at_first, self._during, self._decisions, self._seen = before, during, max(decisions, 1.0), 0
+        self._at_first, self._during, self._decisions = before, during, max(decisions, 1.0)
         self.add(np.zeros(0, np.int32), np.zeros(0, np.bool_))
 
-    def add(self, places: np.ndarray, ones: np.ndarray) -> None:
-        self._seen += places.size
-        now = self._at_first + self._during * np.float32(self._seen / self._decisions)
-        self._ones, self._all = np.rint(now).astype(np.int64)
+    def add(self, places: np.ndarray, ones: np.ndarray, run: np.ndarray | None = None, runs: int = 1) -> None:
+        of_runs = np.bincount(np.zeros(places.size, np.int8) if run is None else run, minlength=runs)
+        seen = np.append(0, np.cumsum(of_runs)) / self._decisions
+        now = np.rint(self._at_first + self._during * seen[:, None, None].astype(np.float32)).astype(np.int64)
+        self._before = now[:-1, 0], now[:-1, 1]
+        self._ones, self._all = now[-1]
+
+
+class _Fitter:
+    """Takes the true decisions and fits the planes' settings to them."""
+
+    def __init__(self, truth: Truth, settings: list[PlaneSetting]) -> None:
+        self._truth, self._settings = truth, settings
+
+    def take(self, view: View, last_slab: bool) -> np.ndarray:
+        ones = self._truth.at(view.number, view.items.at)
+        view.learn_all(ones)
+        if view.setting.weights:
+            self._settings[view.number] = fit_plane(view, ones)
+        return ones
+
+    def narrow(self, kept: int) -> None:
+        """Nothing to do."""
 
 
 class _Counter:
     """Takes the true decisions and counts the bits of each plane."""
 
     def __init__(self, truth: Truth, settings: list[PlaneSetting]) -> None:
-        self._truth, self._settings, self.bits = truth, settings, np.zeros(len(settings))
+        self._truth, self.bits = truth, np.zeros(len(settings))
 
-    def take(self, number: int, at: np.ndarray, features: dict[int, Feature], after: int | None) -> np.ndarray:
-        ones = self._truth.at(number, at)
-        self.bits[number] += ideal_bits(probabilities(self._settings[number], features, at.size), ones)
+    def take(self, view: View, last_slab: bool) -> np.ndarray:
+        ones = self._truth.at(view.number, view.items.at)
+        view.learn_all(ones)
+        q = view.all_probabilities()
+        share = np.where(ones, q, ONE - q).astype(np.float32)
+        self.bits[view.number] += PROBABILITY_BITS * q.size - np.log2(share).sum(dtype=np.float64)
         return ones
 
     def narrow(self, kept: int) -> None:

@@ -28,7 +28,7 @@ _WORTH_BITS, _WORTH_SHARE = 11.0, 0.0008
 #: Planes of less information have no features.
 _LEAST_BITS = 400
 _MOST_ITERATIONS = 8
-_ROWS_AT_ONCE = 512
+_PRODUCTS_AT_ONCE = 1 << 17
 _UNIT = math.log(2) / 256  # of log odds
 
 
@@ -127,11 +127,14 @@ class _Kept(NamedTuple):
     def size(self, plane: Plane, chosen: np.ndarray | None) -> int:
         return self.row.size if chosen is None else int(np.count_nonzero(chosen))
 
-    def counts(self, chosen: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-        """How many of those chosen are in each row, and in each column."""
-        places = (self.row, self.column) if chosen is None else (self.row[chosen], self.column[chosen])
-        rows, columns = (np.bincount(place, minlength=n) for place, n in zip(places, self.shape, strict=True))
-        return rows, columns
+    def counts(self, chosen: np.ndarray | None, kernel: int) -> list[np.ndarray]:
+        """How many of those chosen are in each row, in each column, and in each kernel."""
+        row, column = (self.row, self.column) if chosen is None else (self.row[chosen], self.column[chosen])
+        counts = [np.bincount(row, minlength=self.shape[0]), np.bincount(column, minlength=self.shape[1])]
+        if kernel == 1:
+            return [*counts, np.zeros(1)]
+        kernels = self.shape[1] // kernel
+        return [*counts, np.bincount(row * kernels + column // kernel, minlength=self.shape[0] * kernels)]
 
 
 def _start(plane: Plane, kept: _Kept, grid: Grid) -> PlaneSetting:
@@ -145,15 +148,16 @@ def _start(plane: Plane, kept: _Kept, grid: Grid) -> PlaneSetting:
     mean = _worthwhile_mean(log_odds, k * (n - k) / n)
     if entropy_bits(k, n) < _LEAST_BITS:
         return PlaneSetting(None, mean, mean)
-    ones = kept.counts(chosen)
+    ones = kept.counts(chosen, grid.kernel)
+    rows, columns = kept.shape
     every = (
-        kept.counts(members)
+        kept.counts(members, grid.kernel)
         if plane.kind != "mask"
-        else tuple(np.full(n, m) for n, m in (kept.shape, kept.shape[::-1]))
+        else [np.full(rows, columns), np.full(columns, rows), np.full(ones[2].size, grid.kernel)]
     )
-    row_prior, column_prior = (_prior(some, of, k / n) for some, of in zip(ones, every, strict=True))
-    switched_on = dict.fromkeys(FeatureNumbers(len(grid.offsets)).allowed(plane.kind), 1)
-    return PlaneSetting(None, mean, mean, row_prior, column_prior, switched_on)
+    row, column, kernel = (_prior(some, of, k / n) for some, of in zip(ones, every, strict=True))
+    switched_on = dict.fromkeys(FeatureNumbers(len(grid.offsets)).allowed(plane.kind, grid.kernel), 1)
+    return PlaneSetting(None, mean, mean, (row, column, kernel), switched_on)
 
 
 def entropy_bits(k: int, n: int) -> float:
@@ -255,5 +259,5 @@ def _newton(
 
 def _products(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """x.T @ y, by blocks that are too small for several threads to be started on them."""
-    blocks = range(0, x.shape[0], _ROWS_AT_ONCE)
-    return np.sum([x[i : i + _ROWS_AT_ONCE].T @ y[i : i + _ROWS_AT_ONCE] for i in blocks], axis=0)
+    rows = max(_PRODUCTS_AT_ONCE // x.shape[1] ** 2, 1)
+    return np.sum([x[i : i + rows].T @ y[i : i + rows] for i in range(0, x.shape[0], rows)], axis=0)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from clipq.bit_fields import BitReader, BitWriter, number_size
 from clipq.byte_reader import ByteReader
 from clipq.integer_log import S_MAX
-from clipq.lane_coder import Closing, last_lanes
+from clipq.lane_coder import Closing
 from clipq.plane_model import FeatureNumbers, PlaneSetting
 from clipq.plane_order import Grid, Plane, planes
 
@@ -16,6 +16,8 @@ SLAB_POSITIONS = 1 << 20
 MAX_OFFSETS = 8
 #: A lane takes part in at most this many decisions about which weights are kept, so that reading never crawls.
 MAX_POSITIONS_PER_LANE = 4096
+#: As many weights have lanes that the head can say.
+MOST_WEIGHTS = MAX_POSITIONS_PER_LANE * (15 << 12)
 #: Means and biases are multiples of this, means of 1, 2, 4 or 8 times as much.
 LOG_ODDS_STEP = 16
 MOST_WEIGHT = 1 << 10
@@ -40,7 +42,7 @@ class Lanes(NamedTuple):
 
     @property
     def in_sign(self) -> Closing:
-        return Closing(last_lanes(self.after_mask), self.sign_rate)
+        return Closing(1, self.sign_rate)
 
     def closing(self, plane: int, sign: int) -> Closing | None:
         """How lanes are closed in the last slab's plane of this number; ``sign`` is that of the last plane."""
@@ -66,20 +68,20 @@ def pack_head(grid: Grid, largest: int, settings: Sequence[PlaneSetting], lanes:
     out.bits(grid.slab_rows < grid.rows, 1)
     if grid.slab_rows < grid.rows:
         out.number(grid.slab_rows - 1, _SLAB_ORDER)
-    out.bits(grid.together.bit_length() - 1, 2)
+    out.bits(grid.pace, 2)
     out.number(len(grid.offsets), 0)
     for offset in grid.offsets:
         out.bits(offset - 1, (grid.columns - 2).bit_length())
     numbers = FeatureNumbers(len(grid.offsets))
     for plane, setting in zip(planes(largest), settings, strict=True):
-        _pack_setting(out, setting, numbers, numbers.allowed(plane.kind))
+        _pack_setting(out, setting, numbers, numbers.allowed(plane.kind, grid.kernel))
     return out.text
 
 
-def setting_size(setting: PlaneSetting, numbers: FeatureNumbers, plane: Plane) -> int:
+def setting_size(setting: PlaneSetting, grid: Grid, plane: Plane) -> int:
     """Bits of a plane's setting."""
-    out = BitWriter()
-    _pack_setting(out, setting, numbers, numbers.allowed(plane.kind))
+    out, numbers = BitWriter(), FeatureNumbers(len(grid.offsets))
+    _pack_setting(out, setting, numbers, numbers.allowed(plane.kind, grid.kernel))
     return len(out.text)
 
 
@@ -96,17 +98,12 @@ def _pack_setting(out: BitWriter, s: PlaneSetting, numbers: FeatureNumbers, allo
     if not s.weights:
         return
     out.signed((s.bias - s.mean) // LOG_ODDS_STEP, _BIAS_ORDER)
-    for prior, users in zip((s.row_prior, s.column_prior), _users_of_priors(numbers), strict=True):
-        if users & s.weights.keys():
+    for number, prior in enumerate(s.priors):
+        if {number, numbers.parent_statistic(number)} & s.weights.keys():
             out.bits(prior, 4)
     for _, weight in sorted(s.weights.items()):
         out.bits(weight < 0, 1)
         out.number(abs(weight) - 1, _WEIGHT_ORDER)
-
-
-def _users_of_priors(numbers: FeatureNumbers) -> tuple[set[int], set[int]]:
-    """The features that ask for the rows' prior, and for the columns'."""
-    return {numbers.row, numbers.parent_row}, {numbers.column, numbers.parent_column}
 
 
 def _shortest_mean(mean: int) -> tuple[int, int]:
@@ -123,7 +120,7 @@ def mean_size(mean: int) -> int:
 
 
 def read_head(
-    reader: ByteReader, bits: BitReader, rows: int, columns: int, largest: int
+    reader: ByteReader, bits: BitReader, rows: int, columns: int, kernel: int, largest: int
 ) -> tuple[Grid, list[PlaneSetting], Lanes]:
     """The inverse of ``pack_head``, with everything checked."""
     lanes = Lanes(
@@ -137,7 +134,7 @@ def read_head(
     slab_rows = bits.number(_SLAB_ORDER, "rows of a slab") + 1 if bits.bits(1, "slabs") else rows
     if not 1 <= slab_rows <= rows or slab_rows * columns > SLAB_POSITIONS:
         reader.invalid(f"rows of a slab: expected 1 to {rows} and at most {SLAB_POSITIONS} weights, got {slab_rows}")
-    together = 1 << bits.bits(2, "phases of a run")
+    pace = bits.bits(2, "phases of a run")
     n_offsets = bits.number(0, "neighbour offsets")
     if n_offsets > (MAX_OFFSETS if columns > 1 else 0):
         reader.invalid(f"neighbour offsets: expected at most {MAX_OFFSETS} in {columns} columns, got {n_offsets}")
@@ -145,16 +142,21 @@ def read_head(
     if any(offset >= columns for offset in offsets):
         reader.invalid(f"neighbour offsets: expected 1 to {columns - 1}, got {offsets}")
     numbers = FeatureNumbers(n_offsets)
-    settings = [_read_setting(reader, bits, numbers, plane) for plane in planes(largest)]
-    return Grid(rows, columns, offsets, slab_rows, together), settings, lanes
+    settings = [
+        _read_setting(reader, bits, numbers, numbers.allowed(plane.kind, kernel), f"plane {plane.kind}")
+        for plane in planes(largest)
+    ]
+    return Grid(rows, columns, kernel, offsets, slab_rows, pace), settings, lanes
 
 
-def _read_setting(reader: ByteReader, bits: BitReader, numbers: FeatureNumbers, plane: Plane) -> PlaneSetting:
-    what, chosen = f"plane {plane.kind}", []
+def _read_setting(
+    reader: ByteReader, bits: BitReader, numbers: FeatureNumbers, allowed: list[int], what: str
+) -> PlaneSetting:
+    chosen = []
     if not bits.bits(1, what):
         if bits.bits(1, what):
             return PlaneSetting(constant=bits.bits(1, what))
-        chosen = [k for k in numbers.allowed(plane.kind) if bits.bits(1, f"{what}: features")]
+        chosen = [k for k in allowed if bits.bits(1, f"{what}: features")]
         if not chosen:
             reader.invalid(f"{what}: expected a feature, got none")
     shift = bits.bits(2, f"{what}: mean")
@@ -165,9 +167,12 @@ def _read_setting(reader: ByteReader, bits: BitReader, numbers: FeatureNumbers, 
         bias = mean + bits.signed(_BIAS_ORDER, f"{what}: bias") * LOG_ODDS_STEP
     if max(abs(mean), abs(bias)) > S_MAX:
         reader.invalid(f"{what}: expected mean and bias from {-S_MAX} to {S_MAX}, got {mean}, {bias}")
-    priors = [bits.bits(4, f"{what}: prior") if users & set(chosen) else 0 for users in _users_of_priors(numbers)]
+    row, column, of_kernel = (
+        bits.bits(4, f"{what}: prior") if {number, numbers.parent_statistic(number)} & set(chosen) else 0
+        for number in range(3)
+    )
     weights = {k: _read_weight(reader, bits, what) for k in chosen}
-    return PlaneSetting(None, mean, bias, priors[0], priors[1], weights)
+    return PlaneSetting(None, mean, bias, (row, column, of_kernel), weights)
 
 
 def _read_weight(reader: ByteReader, bits: BitReader, what: str) -> int:

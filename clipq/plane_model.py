@@ -29,15 +29,14 @@ class PlaneSetting:
     constant: 0 or 1 where all decisions are that, otherwise None.
     mean: log odds of the plane's mean; where row and column statistics start from.
     bias: log odds of a decision whose features are all 0.
-    row_prior, column_prior: a mean's worth of 2^prior decisions is added to the statistics, 0..15.
+    priors: a mean's worth of 2^prior decisions is added to the statistics of rows, columns and kernels, 0..15.
     weights: feature number -> weight in 1/16, not 0.
     """
 
     constant: int | None = None
     mean: int = 0
     bias: int = 0
-    row_prior: int = 0
-    column_prior: int = 0
+    priors: tuple[int, int, int] = (0, 0, 0)
     weights: dict[int, int] = field(default_factory=dict)
 
 
@@ -49,43 +48,40 @@ class FeatureNumbers:
 
     row = 0
     column = 1
+    kernel = 2
 
     def neighbour(self, k: int) -> int:
-        return 2 + k
+        return 3 + k
 
     @property
     def likeness(self) -> int:
-        return 2 + self.d
-
-    @property
-    def parent_row(self) -> int:
         return 3 + self.d
 
-    @property
-    def parent_column(self) -> int:
-        return 4 + self.d
+    def parent_statistic(self, number: int) -> int:
+        """Of the parent's decisions what feature ``number``, 0 to 2, is of the plane's own."""
+        return 4 + self.d + number
 
     def parent_neighbour(self, k: int) -> int:
-        return 5 + self.d + k
+        return 7 + self.d + k
 
     @property
     def size(self) -> int:
-        return 5 + 2 * self.d
+        return 7 + 2 * self.d
 
-    def allowed(self, kind: str) -> list[int]:
+    def allowed(self, kind: str, kernel: int) -> list[int]:
         """The features that a plane of this kind may have: the mask has no parent."""
-        if kind == "mask":
-            return list(range(self.likeness))
-        every = range(self.size + 1)
-        return [k for k in every if kind == "sign" or k not in (self.likeness, self.size)]
+        without = set() if kind == "sign" else {self.likeness, self.size}
+        if kernel == 1:
+            without |= {self.kernel, self.parent_statistic(self.kernel)}
+        return [k for k in range(self.likeness if kind == "mask" else self.size + 1) if k not in without]
 
     def is_progressive(self, number: int) -> bool:
         """Whether a feature changes while the plane is being coded."""
-        return number < self.parent_row
+        return number <= self.likeness
 
 
 class Statistics:
-    """Ones and decisions so far in each row or column, and their log odds relative to the plane's mean."""
+    """Ones and decisions so far in each row, column or kernel, and their log odds relative to the plane's mean."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -93,15 +89,17 @@ class Statistics:
         self._before = self._ones[None], self._all[None]
 
     def add(self, places: np.ndarray, ones: np.ndarray, run: np.ndarray | None = None, runs: int = 1) -> None:
-        """Counts decisions at ``places`` (rows, or columns), of which those with ``ones`` are ones.
+        """Counts decisions at ``places`` (rows, columns or kernels), of which those with ``ones`` are ones.
 
         run, runs: of which run each is, and how many runs there are; what was known before each is kept.
         """
         key = places if run is None else run * self.size + places
         every = np.bincount(key, minlength=runs * self.size).reshape(runs, self.size)
-        some = np.bincount(key[ones], minlength=runs * self.size).reshape(runs, self.size)
-        if run is not None:
-            self._before = self._ones + np.cumsum(some, 0) - some, self._all + np.cumsum(every, 0) - every
+        some = np.bincount(key.take(ones.nonzero()[0]), minlength=runs * self.size).reshape(runs, self.size)
+        if run is None:
+            self._ones, self._all = self._ones + some[0], self._all + every[0]
+            return
+        self._before = self._ones + np.cumsum(some, 0) - some, self._all + np.cumsum(every, 0) - every
         self._ones, self._all = self._ones + some.sum(0), self._all + every.sum(0)
 
     def log_odds(self, mean: int, prior: int) -> np.ndarray:

@@ -18,6 +18,9 @@ ROW_STEP, COLUMN_STEP = 0x9E3779B1, 0x85EBCA77
 _GROUP_BITS = 4
 #: The phase of a weight is its row's group and its column's, modulo this.
 PHASES = 1 << _GROUP_BITS
+#: What a grid's ``pace`` says: how many phases make up a run of a plane but the mask, and how many are between two
+#: times at which rows are compared.
+PACES = ((1, 1), (1, 2), (2, 2), (2, 4))
 #: A run of a plane has at least this many decisions, but for the last one.
 LEAST_RUN = 64
 
@@ -59,15 +62,17 @@ def parents(every: list[Plane]) -> list[int | None]:
 class Grid:
     """The matrix of a layer and how it is walked over.
 
+    kernel: columns that belong to the same input, one after the other; a divisor of ``columns``.
     offsets: distances within a row at which neighbours are looked at, each below ``columns``.
-    together: so many phases make up a run of a plane other than the mask.
+    pace: which of PACES.
     """
 
     rows: int
     columns: int
+    kernel: int
     offsets: tuple[int, ...]
     slab_rows: int
-    together: int
+    pace: int
 
     @property
     def margin(self) -> int:
@@ -119,13 +124,16 @@ def groups(n: int, step: int) -> np.ndarray:
     return ((np.arange(n, dtype=np.uint32) * np.uint32(step)) >> np.uint32(32 - _GROUP_BITS)).astype(np.uint8)
 
 
-@lru_cache(maxsize=1)
-def slab_items(grid: Grid, rows: int) -> Items:
-    """All positions of a slab of ``rows`` rows; its first row counts as row 0.  The last result is kept."""
-    phase = (groups(rows, ROW_STEP)[:, None] + groups(grid.columns, COLUMN_STEP)) & np.uint8(PHASES - 1)
+@lru_cache(maxsize=4)
+def _items_of(rows: int, columns: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Places, rows and columns in the order of coding, and the phases' ends.  The last results are kept."""
+    phase = (groups(rows, ROW_STEP)[:, None] + groups(columns, COLUMN_STEP)) & np.uint8(PHASES - 1)
     order = np.argsort(phase.reshape(-1), kind="stable")
-    row = np.repeat(np.arange(rows), grid.columns).take(order)
-    column = order - row * grid.columns
-    at = order  # from here on
-    at += (row + 1) * grid.margin
-    return Items(at, row, column, np.cumsum(np.bincount(phase.reshape(-1), minlength=PHASES)))
+    row = np.repeat(np.arange(rows), columns).take(order)
+    return order, row, order - row * columns, np.cumsum(np.bincount(phase.reshape(-1), minlength=PHASES))
+
+
+def slab_items(grid: Grid, rows: int) -> Items:
+    """All positions of a slab of ``rows`` rows; its first row counts as row 0."""
+    order, row, column, ends = _items_of(rows, grid.columns)
+    return Items(order + (row + 1) * grid.margin if grid.margin else order, row, column, ends)

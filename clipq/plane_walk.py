@@ -13,7 +13,7 @@ import numpy as np
 from clipq.integer_log import logistic
 from clipq.plane_likeness import Likeness
 from clipq.plane_model import WEIGHT_BITS, FeatureNumbers, PlaneSetting, Statistics, neighbour_values
-from clipq.plane_order import Grid, Items, Run, parents, planes, slab_items
+from clipq.plane_order import PACES, Grid, Items, Run, parents, planes, slab_items
 
 
 class Decisions(Protocol):
@@ -29,8 +29,7 @@ class Decisions(Protocol):
 class _Wanted(NamedTuple):
     """What somebody's weights ask to be known of a plane."""
 
-    rows: bool
-    columns: bool
+    statistics: list[int]
     neighbours: bool
     likeness: bool
 
@@ -46,6 +45,7 @@ class PlaneWalk:
         self.numbers = FeatureNumbers(len(grid.offsets))
         self._parents = parents(self.planes)
         self.columns = [Statistics(grid.columns) for _ in self.planes]
+        self.kernels = grid.columns // grid.kernel
 
     def slab(self, rows: int, decisions: Decisions, last: bool) -> tuple[Items, np.ndarray, np.ndarray]:
         """Takes the next slab's decisions: the kept weights, their magnitudes, and which are negative."""
@@ -82,8 +82,7 @@ class PlaneWalk:
         children = {k for s, p in zip(self.settings, self._parents, strict=True) if p == number for k in s.weights}
         d = range(numbers.d)
         return _Wanted(
-            numbers.row in own or numbers.parent_row in children,
-            numbers.column in own or numbers.parent_column in children,
+            [k for k in range(3) if k in own or numbers.parent_statistic(k) in children],
             any(numbers.neighbour(k) in own or numbers.parent_neighbour(k) in children for k in d),
             numbers.likeness in own,
         )
@@ -95,12 +94,13 @@ class _Known:
     def __init__(self, walk: PlaneWalk, number: int, rows: int) -> None:
         self.walk, self.number, self.wanted = walk, number, walk.wanted(number)
         self.mean = walk.settings[number].mean
-        self.rows, self.columns = Statistics(rows), walk.columns[number]
+        kernels = Statistics(rows * walk.kernels if 2 in self.wanted.statistics else 0)
+        self.statistics = [Statistics(rows), walk.columns[number], kernels]
         self.of_bit = np.array(neighbour_values(self.mean), np.int16)
         margin, columns = walk.grid.margin, walk.grid.columns
         size = margin + rows * (columns + margin) if self.wanted.neighbours else 0
         self.values, self.when = np.zeros(size, np.int16), np.zeros(size, np.int8)
-        self.likeness = Likeness(rows, columns) if self.wanted.likeness else None
+        self.likeness = Likeness(rows, columns, PACES[walk.grid.pace][1]) if self.wanted.likeness else None
 
 
 class _Written(NamedTuple):
@@ -108,12 +108,7 @@ class _Written(NamedTuple):
 
     run: np.ndarray
     likeness: np.ndarray | None
-    before_rows: np.ndarray
-    before_columns: np.ndarray
-
-    @property
-    def before(self) -> tuple[np.ndarray, np.ndarray]:
-        return self.before_rows, self.before_columns
+    before: dict[int, np.ndarray]
 
 
 class View:
@@ -126,7 +121,7 @@ class View:
     def __init__(self, known: _Known, parent: _Known | None, items: Items, size: np.ndarray | None) -> None:
         self._known, self._parent, self.items, self._size = known, parent, items, size
         self.number = known.number
-        self._runs = items.runs(1 if parent is None else known.walk.grid.together)
+        self._runs = items.runs(1 if parent is None else PACES[known.walk.grid.pace][0])
         self._written: _Written | None = None
 
     @property
@@ -148,39 +143,41 @@ class View:
         """The decisions of a run."""
         known, items = self._known, self.items
         part = slice(run.start, run.stop)
-        if known.wanted.rows:
-            known.rows.add(items.row[part], ones)
-        if known.wanted.columns:
-            known.columns.add(items.column[part], ones)
+        for k in known.wanted.statistics:
+            known.statistics[k].add(self._places(k, part), ones)
         if known.wanted.neighbours:
             known.values[items.at[part]] = known.of_bit.take(ones.view(np.int8))
         if known.likeness is not None:
-            known.likeness.learn(items.row[part], items.column[part], run.phases, ones)
+            known.likeness.learn(items.row[part], items.column[part], run.phases.stop, ones)
 
     def learn_all(self, ones: np.ndarray) -> None:
         """All the plane's decisions."""
         known, items, runs = self._known, self.items, self._runs
         run = np.repeat(np.arange(len(runs)), [r.stop - r.start for r in runs])
-        if known.wanted.rows:
-            known.rows.add(items.row, ones, run, len(runs))
-        if known.wanted.columns:
-            known.columns.add(items.column, ones, run, len(runs))
+        for k in known.wanted.statistics:
+            known.statistics[k].add(self._places(k, slice(None)), ones, run, len(runs))
         if known.wanted.neighbours:
             known.values[items.at] = known.of_bit.take(ones.view(np.int8))
             known.when[items.at] = run
         likeness = self._likeness_of_all(known.likeness, runs, ones) if known.likeness is not None else None
-        before = [s.log_odds_before(known.mean, prior) for s, prior in self._own_statistics()]
-        self._written = _Written(run, likeness, before[0], before[1])
+        priors = self.setting.priors
+        before = {k: known.statistics[k].log_odds_before(known.mean, priors[k]) for k in known.wanted.statistics}
+        self._written = _Written(run, likeness, before)
 
-    def _own_statistics(self) -> list[tuple[Statistics, int]]:
-        return [(self._known.rows, self.setting.row_prior), (self._known.columns, self.setting.column_prior)]
+    def _places(self, statistic: int, chosen: slice | np.ndarray) -> np.ndarray:
+        """The row, the column or the kernel of these items."""
+        row, column = self.items.row[chosen], self.items.column[chosen]
+        if statistic < 2:
+            return column if statistic else row
+        walk = self._known.walk
+        return row * walk.kernels + column // walk.grid.kernel
 
     def _likeness_of_all(self, likeness: Likeness, runs: list[Run], ones: np.ndarray) -> np.ndarray:
         out = np.zeros(ones.size, np.int32)
         for start, stop, phases in runs:
             row, column = self.items.row[start:stop], self.items.column[start:stop]
             out[start:stop] = likeness.feature(row, column, phases)
-            likeness.learn(row, column, phases, ones[start:stop])
+            likeness.learn(row, column, phases.stop, ones[start:stop])
         return out
 
     def all_probabilities(self) -> np.ndarray:
@@ -205,12 +202,11 @@ class View:
     def _in_run(self, number: int, run: Run, i: int) -> np.ndarray:
         """A feature of the items of the i-th run, int32."""
         part, numbers = slice(run.start, run.stop), self.numbers
-        if number in (numbers.row, numbers.column):
-            places = (self.items.row, self.items.column)[number][part]
+        if number < numbers.neighbour(0):
+            known, places = self._known, self._places(number, part)
             if self._written is not None:
                 return self._written.before[number][i].take(places)
-            statistics, prior = self._own_statistics()[number]
-            return statistics.log_odds(self._known.mean, prior).take(places)
+            return known.statistics[number].log_odds(known.mean, self.setting.priors[number]).take(places)
         if number == numbers.likeness and self._written is None:
             assert self._known.likeness is not None
             return self._known.likeness.feature(self.items.row[part], self.items.column[part], run.phases)
@@ -219,10 +215,10 @@ class View:
     def feature(self, number: int, chosen: slice | np.ndarray) -> np.ndarray:
         """A feature of any items, int32; one of the plane's own decisions only after ``learn_all``."""
         numbers, parent, written = self.numbers, self._parent, self._written
-        if number in (numbers.row, numbers.column):
+        if number < numbers.neighbour(0):
             assert written is not None
-            before, places = written.before[number], (self.items.row, self.items.column)[number][chosen]
-            return before.take(written.run[chosen] * before.shape[1] + places)
+            before = written.before[number]
+            return before.take(written.run[chosen] * before.shape[1] + self._places(number, chosen))
         if number == numbers.likeness:
             assert written is not None and written.likeness is not None
             return written.likeness[chosen]
@@ -231,10 +227,10 @@ class View:
         if number == numbers.size:
             return np.zeros(1, np.int32) if self._size is None else self._size[chosen].copy()
         assert parent is not None
-        if number == numbers.parent_row:
-            return parent.rows.log_odds(parent.mean, self.setting.row_prior).take(self.items.row[chosen])
-        if number == numbers.parent_column:
-            return parent.columns.log_odds(parent.mean, self.setting.column_prior).take(self.items.column[chosen])
+        if number < numbers.parent_neighbour(0):
+            k = number - numbers.parent_statistic(0)
+            table = parent.statistics[k].log_odds(parent.mean, self.setting.priors[k])
+            return table.take(self._places(k, chosen))
         return self._neighbours(parent, number - numbers.parent_neighbour(0), chosen)
 
     def _neighbours(self, of: _Known, k: int, chosen: slice | np.ndarray) -> np.ndarray:

@@ -90,7 +90,7 @@ def _float_forms(words: np.ndarray, exponent_bits: int, mantissa_bits: int) -> l
         return []
     together = int(np.bitwise_or.reduce(mantissa))
     zeros = (together & -together).bit_length() - 1 if together else mantissa_bits
-    planes = PlanePlan(below.astype(np.uint8)[None], negative[None], spread).encode()
+    planes = PlanePlan(below.astype(np.uint8)[None], negative[None], 1, spread).encode()
     mantissas = pack_bits(mantissa >> zeros, mantissa_bits - zeros)
     return [bytes([FLOAT, largest, spread, zeros]) + varint(len(planes)) + planes + mantissas]
 
@@ -100,7 +100,7 @@ def _read_float(reader: ByteReader, n: int, exponent_bits: int, mantissa_bits: i
     if largest >> exponent_bits or not 1 <= spread <= largest + 1 or zeros > mantissa_bits:
         reader.invalid(f"exponents and mantissas: got {largest}, {spread}, {zeros}")
     planes = reader.part(reader.varint("length of exponents and signs"), "exponents and signs")
-    below, negative = decode_planes(planes, 1, n, spread)
+    below, negative = decode_planes(planes, 1, n, 1, spread)
     planes.finish()
     if n and int(below.min()) < 1:
         reader.invalid("exponents: expected one of every element")

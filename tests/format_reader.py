@@ -171,27 +171,27 @@ class Counts:
         counts[key] = counts.get(key, 0) + 1
 
 
-def read_setting(head, kind, d):
+def read_setting(head, kind, d, kernel):
     if head.bits(1) == 0:
         if head.bits(1) == 1:
             return {"constant": head.bits(1), "mean": 0}
-        allowed = range(2 + d) if kind == "mask" else range(6 + 2 * d)
-        allowed = [k for k in allowed if kind == "sign" or k not in (2 + d, 5 + 2 * d)]
+        allowed = range(3 + d) if kind == "mask" else range(8 + 2 * d)
+        allowed = [k for k in allowed if kind == "sign" or k not in (3 + d, 7 + 2 * d)]
+        allowed = [k for k in allowed if kernel > 1 or k not in (2, 6 + d)]
         chosen = [k for k in allowed if head.bits(1)]
     else:
         chosen = []
     t = head.bits(2)
     s = {"constant": None, "mean": 16 * head.signed(1) * 2**t, "features": []}
     s["bias"] = s["mean"] + 16 * head.signed(3) if chosen else s["mean"]
-    s["row"] = head.bits(4) if {0, 3 + d} & set(chosen) else None
-    s["column"] = head.bits(4) if {1, 4 + d} & set(chosen) else None
+    s["priors"] = [head.bits(4) if {k, 4 + d + k} & set(chosen) else None for k in range(3)]
     for k in chosen:
         sign = -1 if head.bits(1) else 1
         s["features"].append((k, sign * (head.exp(3) + 1)))
     return s
 
 
-def read_planes(data, rows, columns, largest):
+def read_planes(data, rows, columns, kernel, largest):
     t = largest.bit_length()
     names = [("mask", 0, 0)] + [("above", e, 0) for e in range(1, t)]
     names += [("bit", e, r) for e in range(1, t) for r in range(e - 1, -1, -1) if 2**e + 2**r <= largest]
@@ -200,14 +200,14 @@ def read_planes(data, rows, columns, largest):
     e, m = head.bits(4), head.bits(3)
     lanes, mask_rate, sign_rate = (8 + m) * 2**e >> 3, head.bits(6), head.bits(6)
     slab_rows = head.exp(8) + 1 if head.bits(1) else rows
-    together = 2 ** head.bits(2)
+    together, pause = [(1, 1), (1, 2), (2, 2), (2, 4)][head.bits(2)]
     d = head.exp(0)
     offsets = [head.bits((columns - 2).bit_length()) + 1 for _ in range(d)]
-    settings = [read_setting(head, kind, d) for kind, _, _ in names]
+    settings = [read_setting(head, kind, d, kernel) for kind, _, _ in names]
     last = columns * (rows % slab_rows or slab_rows)
     more = rounded_up(last * mask_rate >> 9) if settings[0]["constant"] is None else 0
     coder = Lanes(head.stream, lanes + more)
-    in_mask, in_sign = (lanes, mask_rate), (1 if lanes < 128 else 2, sign_rate)
+    in_mask, in_sign = (lanes, mask_rate), (1, sign_rate)
     magnitude, negative = {}, {}
     column_counts = [Counts() for _ in names]
     for first in range(0, rows, slab_rows):
@@ -217,7 +217,7 @@ def read_planes(data, rows, columns, largest):
         column_group = [j * 0x85EBCA77 % 2**32 >> 28 for j in range(columns)]
         phase = {(i, j): (row_group[i] + column_group[j]) % 16 for i, j in places}
         places.sort(key=lambda place: (phase[place], place))
-        row_counts = [Counts() for _ in names]
+        row_counts, kernel_counts = [Counts() for _ in names], [Counts() for _ in names]
         taken = [{} for _ in names]  # each plane's decisions in this slab
 
         def neighbours(number, i, j, distance):
@@ -225,51 +225,55 @@ def read_planes(data, rows, columns, largest):
             found = [taken[number].get((i, j + k)) for k in (-distance, distance)]
             return sum((256 - u if one else -u) for one in found if one is not None)
 
+        compared = {}
+
         def likeness(number, i, j):
-            x = {place: 1 if one else -1 for place, one in taken[number].items()}
-            if not x:
-                return 0
+            x, y = ({p: 1 if one else -1 for p, one in known.items()} for known in (taken[number], compared))
+            one, other = (y, x) if columns >= height else (x, y)
             total = 0
-            for (k, column), value in x.items():
+            for (k, column), value in other.items():
                 if column == j:
-                    total += value * sum(x.get((i, m), 0) * x.get((k, m), 0) for m in range(columns))
-            return 256 * height * total // len(x)
+                    total += value * sum(one.get((i, m), 0) * y.get((k, m), 0) for m in range(columns))
+            return min(max(256 * height * total // len(x), -32767), 32767) if x else 0
+
+        def statistic(number, k, i, j, mean, prior):
+            counts = (row_counts, column_counts, kernel_counts)[k][number]
+            return counts.statistic((i, j, (i, j // kernel))[k], mean, prior)
 
         def feature(number, parent, k, i, j, size):
             s = settings[number]
-            if k == 0:
-                return row_counts[number].statistic(i, s["mean"], s["row"])
-            if k == 1:
-                return column_counts[number].statistic(j, s["mean"], s["column"])
-            if k < 2 + d:
-                return neighbours(number, i, j, offsets[k - 2])
-            if k == 2 + d:
-                return likeness(number, i, j)
-            if k == 5 + 2 * d:
-                return 256 * min(3, size.bit_length() - 1)
+            if k < 3:
+                return statistic(number, k, i, j, s["mean"], s["priors"][k])
+            if k < 3 + d:
+                return neighbours(number, i, j, offsets[k - 3])
             if k == 3 + d:
-                return row_counts[parent].statistic(i, settings[parent]["mean"], s["row"])
-            if k == 4 + d:
-                return column_counts[parent].statistic(j, settings[parent]["mean"], s["column"])
-            return neighbours(parent, i, j, offsets[k - 5 - d])
+                return likeness(number, i, j)
+            if k == 7 + 2 * d:
+                return 256 * min(3, size.bit_length() - 1)
+            if k < 7 + d:
+                return statistic(parent, k - 4 - d, i, j, settings[parent]["mean"], s["priors"][k - 4 - d])
+            return neighbours(parent, i, j, offsets[k - 7 - d])
 
         def plane(number, parent, mine):
             s = settings[number]
             if s["constant"] is not None:
                 return dict.fromkeys(mine, s["constant"])
             result = {}
-            runs = [mine]
-            if any(k < 3 + d for k, _ in s["features"]):
+            runs, stops = [mine], [16]
+            if any(k <= 3 + d for k, _ in s["features"]):
                 g = together if number else 1
-                runs = [[]]
+                runs, stops = [[]], []
                 for first_phase in range(0, 16, g):
                     if len(runs[-1]) >= 64:
                         runs.append([])
+                        stops.append(first_phase)
                     runs[-1] += [p for p in mine if first_phase <= phase[p] < first_phase + g]
+                stops.append(16)
+            before = 0
             closing = None
             if first + height == rows:
                 closing = {0: in_mask, len(names) - 1: in_sign}.get(number)
-            for run in runs:
+            for run, stop in zip(runs, stops, strict=True):
                 q = []
                 for i, j in run:
                     size = magnitude.get((first + i, j), 0)
@@ -282,6 +286,10 @@ def read_planes(data, rows, columns, largest):
                     taken[number][place] = result[place]
                     row_counts[number].add(place[0], result[place])
                     column_counts[number].add(place[1], result[place])
+                    kernel_counts[number].add((place[0], place[1] // kernel), result[place])
+                if stop // pause > before and names[number][0] == "sign":
+                    before = stop // pause
+                    compared.update(taken[number])
             return result
 
         number = {name: k for k, name in enumerate(names)}
@@ -384,7 +392,9 @@ def read_entropy_layer(reader, shape, b):
     levels = read_codebook(reader, 2**b - 1, h)
     if model == 1:
         rows = shape[0] if len(shape) > 1 else 1
-        matrix = read_planes(reader.take(len(reader.data) - reader.at), rows, n // rows, max(h, 2**b - 1 - h))
+        matrix = read_planes(
+            reader.take(len(reader.data) - reader.at), rows, n // rows, product(shape[2:]), max(h, 2**b - 1 - h)
+        )
         flat = [pair for row in matrix for pair in row]
         return [(h + 1 - m if negative else h + m) if m else 0 for m, negative in flat], levels
     lanes, rate = reader.varint(), reader.u8()
@@ -397,13 +407,13 @@ def read_entropy_layer(reader, shape, b):
     coder = Lanes(bits_of(reader.take((n_bits + 7) // 8))[:n_bits], lanes)
     eights = [written.pop(0) if p == stand_in else p for p in coder.symbols(patterns, (n + 7) // 8)]
     mask = [eight >> k & 1 for eight in eights for k in range(8)][:n]
-    codes = iter(coder.symbols(shares, sum(mask), (1 if lanes < 128 else 2, rate)))
+    codes = iter(coder.symbols(shares, sum(mask), (1, rate)))
     return [next(codes) + 1 if kept else 0 for kept in mask], levels
 
 
 def read_float_tensor(reader, n, exponent_bits, mantissa_bits):
     largest, spread, zeros = reader.u8(), reader.u8(), reader.u8()
-    (row,) = read_planes(reader.take(reader.varint()), 1, n, spread)
+    (row,) = read_planes(reader.take(reader.varint()), 1, n, 1, spread)
     mantissas = reader.bits(mantissa_bits - zeros, n)
     return [
         sign << (exponent_bits + mantissa_bits) | (largest + 1 - d) << mantissa_bits | mantissa << zeros

@@ -90,7 +90,7 @@ def test_large_layers_are_counted_within_a_percent(kind: str, shape: tuple[int, 
     )
     patterns = PatternPlan(layer.codes.reshape(-1), b)
     magnitude, negative = _codes_to_signed(layer.codes.reshape(shape[0], -1), 2 ** (b - 1))
-    others = [patterns.size(), PlanePlan(magnitude, negative, 2 ** (b - 1)).size()]
+    others = [patterns.size(), PlanePlan(magnitude, negative, 1, 2 ** (b - 1)).size()]
     assert real.parts["codes"] <= 1.005 * min(others)
 
 
