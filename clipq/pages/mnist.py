@@ -121,10 +121,10 @@ def _summary(data: Data) -> str:
         "network of the same seed does. While the `small` recipes were made, test errors of earlier forms of them had "
         "been seen, on other seeds than those here: LeNet-300-100's with distillation, 1.85 and 2.19 % (seed 0); "
         "LeNet-5's with lambda = 100, 0.80 % on average, 0.71 % dense (seeds 0 to 2), and with 60, 0.88 %, 0.77 % "
-        "dense (seed 3), whereupon it was lowered.) `paper` is the method as published, with the coder that the paper "
-        "counts; `small` also lets the pruning rate rise slowly, searches with the entropy coder's sizes, halves "
-        "lambda until nothing is lost on the held-out images, stores biases in bfloat16 and lets LeNet-5 learn from "
-        "the dense network's outputs (D12 to D15 of matlab_parity/DEVIATIONS.md).\n\n"
+        "dense (seed 3), whereupon it was given more epochs and a weight decay.) `paper` is the method as published, "
+        "with the coder that the paper counts; `small` also lets the pruning rate rise slowly, searches with the "
+        "entropy coder's sizes, halves lambda until nothing is lost on the held-out images, stores biases in bfloat16 "
+        "and lets LeNet-5 learn from the dense network's outputs (D12 to D15 of matlab_parity/DEVIATIONS.md).\n\n"
         f"{Table(header, rows, n_text=2).markdown()}"
     )
 
