@@ -50,7 +50,7 @@ class Page:
 
 
 def origin(provenance: Mapping[str, Any], seconds: float | None = None) -> str:
-    """Where and when a measurement was made, and how long it took: one sentence."""
+    """By what, where and when a measurement was made, and how long it took: one sentence."""
     hardware = provenance["hardware"]
     machine = ", ".join(
         [hardware["processor"], f"{hardware['threads']} of {hardware['cores']} cores", *hardware["gpus"]]
@@ -60,8 +60,8 @@ def origin(provenance: Mapping[str, Any], seconds: float | None = None) -> str:
     )
     took = f" in {duration_in_words(seconds)}" if seconds else ""
     return (
-        f"Measured{took} on {machine}; {provenance['started'][:10]}, commit `{provenance['commit'][:12]}`, "
-        f"Python {provenance['python']}, {packages}."
+        f"Measured by `{provenance['command']}`{took} on {machine}; {provenance['started'][:10]}, "
+        f"commit `{provenance['commit'][:12]}`, Python {provenance['python']}, {packages}."
     )
 
 
