@@ -18,7 +18,6 @@ DEEP_COMPRESSION = Conventions(index_bits="deep_compression")
 NO_CODEBOOK = Conventions(count_codebook="no")
 
 
-@settings(deadline=None)
 @given(nets.layers("w"), st.sampled_from([Conventions(), DEEP_COMPRESSION]))
 def test_the_count_is_the_size_of_the_section(layer: QuantizedLayer, conventions: Conventions) -> None:
     encoded = encode_sparse_quantized_net_v2(QuantizedNet((layer,)), conventions=conventions).layers[0]
@@ -26,7 +25,7 @@ def test_the_count_is_the_size_of_the_section(layer: QuantizedLayer, conventions
     assert sum(encoded.parts.values()) == encoded.n_bytes
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.integers(0, 2**32), st.integers(2, 8), st.sampled_from([0.02, 0.1, 0.6]), st.booleans())
 def test_entropy_is_counted_within_a_percent_without_encoding(seed: int, b: int, density: float, rough: bool) -> None:
     rng = np.random.default_rng(seed)

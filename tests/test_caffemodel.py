@@ -127,7 +127,7 @@ def test_a_missing_file(tmp_path: Path):
         read_caffemodel(tmp_path / "none.caffemodel")
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_damaged_files_give_weights_or_a_named_error(tmp_path: Path, data: st.DataObject):
     damaged = bytearray(NET + pb.v1_layer("c", 4, pb.legacy_shape(1, 1, 2, 3) + pb.floats(WEIGHT, packed=False)))
@@ -143,7 +143,7 @@ def test_damaged_files_give_weights_or_a_named_error(tmp_path: Path, data: st.Da
 
 
 @given(st.binary(max_size=200))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_bytes_give_weights_or_a_named_error(tmp_path: Path, data: bytes):
     try:
         read_caffemodel(written(tmp_path, data))

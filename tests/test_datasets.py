@@ -135,7 +135,7 @@ def test_damaged_idx_files_are_named(tmp_path: Path, data: bytes, expected: str)
 
 
 @given(st.binary(max_size=40))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_bytes_are_an_array_or_a_named_error(tmp_path: Path, data: bytes):
     (tmp_path / "a").write_bytes(data)
     try:

@@ -66,7 +66,7 @@ one_layer = st.one_of(
 networks = st.lists(st.tuples(one_layer, rates, st.integers(2, 8)), min_size=1, max_size=5)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(network=networks, c=st.sampled_from(ALL), dtype=st.sampled_from(DTYPES))
 def test_layers_together_are_those_of_the_host(network: list, c: Conventions, dtype: torch.dtype) -> None:
     weights = [torch.tensor(values, dtype=dtype) for values, _, _ in network]
@@ -80,7 +80,7 @@ def test_layers_together_are_those_of_the_host(network: list, c: Conventions, dt
         assert torch.equal(x, as_before)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(network=networks, c=st.sampled_from(ALL), dtype=st.sampled_from(DTYPES))
 def test_layers_together_are_those_of_one_by_one_bit_for_bit(network: list, c: Conventions, dtype: torch.dtype) -> None:
     weights = [torch.tensor(values, dtype=dtype) for values, _, _ in network]

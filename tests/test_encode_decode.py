@@ -5,7 +5,7 @@ import nets
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 
 import clipq.decode_sparse_quantized_net_v2 as decoder_module
 from clipq.conventions import Conventions
@@ -45,7 +45,6 @@ def test_the_document_shows_the_same_bytes() -> None:
     assert bytes.fromhex(shown) == EXAMPLE
 
 
-@settings(deadline=None)
 @given(nets.nets())
 def test_any_network_comes_back_exactly(net: QuantizedNet) -> None:
     encoded = encode_sparse_quantized_net_v2(net)

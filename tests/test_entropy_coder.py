@@ -52,7 +52,7 @@ def structured_layers(draw: st.DrawFn) -> QuantizedLayer:
     return QuantizedLayer("w", b, codes.astype(np.uint8).reshape(shape), levels)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(structured_layers())
 def test_a_reader_written_from_the_document_agrees(layer: QuantizedLayer) -> None:
     data = _section(layer)
@@ -75,7 +75,7 @@ def test_the_worked_example_of_the_document() -> None:
     assert _section(layer) == data
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(nets.nets(), st.sampled_from(["entropy", "best"]))
 def test_any_network_comes_back_exactly(net: QuantizedNet, coder: str) -> None:
     encoded = encode_sparse_quantized_net_v2(net, coder)  # type: ignore[arg-type]

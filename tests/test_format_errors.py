@@ -131,7 +131,7 @@ def test_every_flipped_byte_and_every_truncation_is_found() -> None:
             decode_sparse_quantized_net_v2(RICH[:i])
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.data())
 def test_damage_behind_right_checksums_is_an_error_or_another_network(data: st.DataObject) -> None:
     """The decoder never fails otherwise than by ClipqFormatError, and what it accepts is a valid network."""

@@ -15,7 +15,7 @@ FILES = [
 ]
 
 
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 @given(st.integers(0, 2**32))
 def test_a_damaged_file_of_any_coder_is_a_named_error_or_a_network(seed: int) -> None:
     _, data = fuzz.case(FILES, np.random.default_rng(seed))

@@ -101,7 +101,7 @@ def test_the_mean_image_is_cropped_and_mirrored_with_the_picture():
 
 
 @given(st.integers(12, 60), st.integers(12, 60))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_torchvisions_test_preparation(width: int, height: int):
     """Shorter side to 16, antialiased by Pillow; the middle of it."""
     image = picture(width, height)
@@ -115,7 +115,6 @@ def test_torchvisions_test_preparation(width: int, height: int):
 
 
 @given(st.integers(1, 200), st.integers(1, 200), st.integers(0, 10**6))
-@settings(deadline=None)
 def test_random_resized_crops_lie_in_the_picture(width: int, height: int, seed: int):
     """The picture's pixels are its coordinates, so that the crop's corners tell where it was."""
     y, x = np.mgrid[0:height, 0:width]

@@ -32,7 +32,7 @@ def test_one_decision_after_the_other_as_the_document_has_it() -> None:
     assert (x, rest) == (1 << 21, [])
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(
     st.integers(0, 2**32),
     st.integers(1, 40),

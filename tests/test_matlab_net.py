@@ -55,7 +55,7 @@ def test_the_struct_has_the_documented_fields(tmp_path: Path) -> None:
     assert net["tensors"][1]["value"] == 0x3FC0  # the bits of 1.5
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(net=nets.nets())
 def test_any_network_comes_back_exactly(tmp_path_factory: pytest.TempPathFactory, net: QuantizedNet) -> None:
     path = tmp_path_factory.mktemp("mat") / "net.mat"

@@ -11,7 +11,7 @@ import caffe_numpy
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -63,7 +63,6 @@ def poolings(draw: st.DrawFn) -> tuple[int, int, int, int, int]:
 
 
 @given(poolings(), st.sampled_from(["MAX", "AVE"]))
-@settings(deadline=None)
 def test_pooling_is_caffes(sizes: tuple[int, int, int, int, int], kind: str):
     height, width, kernel, stride, pad = sizes
     x = torch.randn(2, 3, height, width, dtype=torch.float64)
@@ -74,7 +73,6 @@ def test_pooling_is_caffes(sizes: tuple[int, int, int, int, int], kind: str):
 
 
 @given(st.integers(1, 12), st.sampled_from([1, 3, 5, 7]))
-@settings(deadline=None)
 def test_local_response_normalization_is_caffes(channels: int, size: int):
     x = 100 * torch.randn(2, channels, 3, 2, dtype=torch.float64)
     np.testing.assert_allclose(LRN(size)(x).numpy(), caffe_numpy.lrn(x.numpy(), size), rtol=1e-12)

@@ -102,7 +102,7 @@ def test_which_tensors_are_chosen():
         choose_settings(state, None, {"flags": other})
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(1, 5)), min_size=1, max_size=5), st.integers(0, 2**31))
 def test_a_quantized_state_has_every_name_and_shape(shapes: list[tuple[int, int]], seed: int):
     generator = torch.Generator().manual_seed(seed)

@@ -19,7 +19,7 @@ def _packed(tensor: torch.Tensor) -> bytes:
     return packed
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(st.sampled_from(TYPE_NAMES), st.binary(max_size=400), st.sampled_from([0, 1, 7, 255]))
 def test_any_bytes_come_back(dtype: str, data: bytes, mask: int) -> None:
     size = getattr(torch, dtype).itemsize

@@ -307,7 +307,7 @@ def test_the_compressed_network_is_a_copy() -> None:
     assert torch.equal(net.tensors["1.running_mean"], mean)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(p=st.floats(0, 1), b=st.integers(2, 8), seed=st.integers(0, 9), dtype=st.sampled_from(["float16", "float64"]))
 def test_only_quantized_weights_remain(p: float, b: int, seed: int, dtype: str) -> None:
     model, layers, _ = make(lambda: nn.Linear(9, 7).to(getattr(torch, dtype)), seed)

@@ -144,7 +144,7 @@ def assert_is_the_definition(r, W, p, b, c):
             assert abs(r.levels[j] - level) <= np.spacing(abs(level)) + 1e-15, "sums differ in order only"
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(W=layers, p=rates, b=st.integers(2, 4), c=st.sampled_from(ALL), double=st.booleans())
 def test_agrees_with_the_definition_read_by_hand(W, p, b, c, double):
     W = W.astype(np.float64) if double else W
@@ -152,7 +152,7 @@ def test_agrees_with_the_definition_read_by_hand(W, p, b, c, double):
     assert_is_the_definition(r, W, p, b, c)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(W=layers, p=rates, b=st.integers(2, 8), c=st.sampled_from(ALL))
 def test_properties_of_every_convention(W, p, b, c):
     r = ws_learn_one_layer(W, p, b, c)
@@ -174,7 +174,7 @@ def test_properties_of_every_convention(W, p, b, c):
     assert r.c_neg <= 0 <= r.c_pos
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(W=layers, p=rates, count=st.sampled_from(["ceil", "round", "floor"]))
 def test_first_prunes_exactly_the_count_of_each_sign(W, p, count):
     r = ws_learn_one_layer(W, p, 3, Conventions(clip_count=count, clip_ties="first"))
@@ -183,7 +183,7 @@ def test_first_prunes_exactly_the_count_of_each_sign(W, p, count):
         assert np.count_nonzero(r.codes[side] == 0) == min(side.sum(), rule(p * side.sum()))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(W=layers, p=rates)
 def test_ties_prune_at_least_and_keep_at_most_the_count(W, p):
     for side in (W > 0, W < 0):
@@ -195,7 +195,7 @@ def test_ties_prune_at_least_and_keep_at_most_the_count(W, p):
         assert pruned["keep"] <= k <= pruned["prune"]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(W=layers, p=rates, b=st.integers(2, 5), seed=st.integers(0, 99))
 def test_a_permutation_of_the_weights_permutes_the_codes(W, p, b, seed):
     order = np.random.default_rng(seed).permutation(W.size)
@@ -204,7 +204,7 @@ def test_a_permutation_of_the_weights_permutes_the_codes(W, p, b, seed):
     np.testing.assert_allclose(permuted.levels, r.levels, rtol=1e-6, atol=1e-7)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(W=layers, p=rates)
 def test_pruning_is_symmetric_in_sign(W, p):
     """Clipping treats the signs alike; the partition does not (2^(b-1) against 2^(b-1) - 1 intervals)."""
@@ -213,7 +213,7 @@ def test_pruning_is_symmetric_in_sign(W, p):
     assert (r.c_neg, r.c_pos) == (-mirrored.c_pos, -mirrored.c_neg)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(W=layers, b=st.integers(2, 4), c=st.sampled_from(ALL))
 def test_idempotent_where_nothing_is_clipped_and_levels_are_the_extremes(W, b, c):
     """With one magnitude a sign, p = 0 leaves the layer as it is, so a second application changes nothing."""
@@ -317,7 +317,7 @@ def way(request):
         yield request.param
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     W=layers, p=rates, b=st.integers(2, 6), c=st.sampled_from(ALL), near=st.tuples(fine, fine) | st.just((-0.5, 0.5))
 )
@@ -326,7 +326,7 @@ def test_a_guess_of_the_clips_never_changes_the_result(way, W, p, b, c, near):
     assert_same(ws_learn_one_layer(W, p, b, c, near=near), ws_learn_one_layer(W, p, b, c))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(steps=st.lists(st.tuples(layers, rates), min_size=2, max_size=4), c=st.sampled_from(ALL), double=st.booleans())
 def test_what_the_last_step_found_never_changes_the_result(way, steps, c, double):
     """Of layers that have nothing to do with each other, not even the number of weights."""
@@ -353,7 +353,7 @@ def test_a_training_finds_the_same_with_what_the_last_step_found(move):
         ws_learn_one_layer(W, p, 4, near=near)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(W=layers, p=rates, b=st.integers(2, 8), c=st.sampled_from(ALL), double=st.booleans())
 def test_every_way_of_passing_over_the_weights_gives_the_definition(way, W, p, b, c, double):
     W = W.astype(np.float64) if double else W
@@ -362,7 +362,7 @@ def test_every_way_of_passing_over_the_weights_gives_the_definition(way, W, p, b
     assert_same(ws_learn_one_layer(W, p, b, c, near=(r.c_neg, r.c_pos)), r)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(W=layers, p=rates, b=st.integers(2, 8), c=st.sampled_from(ALL), double=st.booleans())
 def test_host_and_accelerator_give_the_same(W, p, b, c, double):
     W = W.astype(np.float64) if double else W
