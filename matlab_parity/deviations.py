@@ -117,7 +117,7 @@ DEVIATIONS = (
         "D14", "Distillation (off by default)",
         "The labels' cross entropy, as far as is known.",
         "With `distillation.weight` > 0 the fine-tuned network also learns the dense one's outputs.",
-        "A network with few weights errs less with it. The experiments named `_small` use it.",
+        "A network with few weights errs less with it. `mnist_lenet5_small` uses it.",
         "clipq.distillation:DistillationConfig", "tests/test_distillation.py",
     ),
     Deviation(
