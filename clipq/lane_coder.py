@@ -105,6 +105,8 @@ class LaneDecoder:
         self._words = self._four_bytes(0, len(self._bytes) - 3)
         self._from_bit = _from_each_bit(self._words) if self._words.size <= _SMALL_STREAM else None
         self._at, self._end = at, n_bits
+        self._returned: list[np.ndarray] = []  # states of closed lanes that are still to be appended
+        self._whole = n_bits  # so many bits are there without them
         self._open = lanes
         self._state = self._read(np.full(lanes, STATE_BITS, np.int32)) + np.int32(_LOW)
 
@@ -142,6 +144,7 @@ class LaneDecoder:
         """Some steps of ``decide`` on few lanes, all in each, without the fixed cost of array operations."""
         ones: list[bool] = []
         lanes, words, at = len(states), self._words, self._at
+        most = lanes * STATE_BITS
         for first in range(0, len(q), lanes):
             for lane, (share, state) in enumerate(zip(q[first : first + lanes], states, strict=True)):
                 slot = state & (ONE - 1)
@@ -149,6 +152,8 @@ class LaneDecoder:
                 ones.append(one)
                 high = state >> PROBABILITY_BITS
                 states[lane] = share * high + slot if one else state - share * (high + 1)
+            if at + most > self._whole:
+                self._append_returned()
             for lane, state in enumerate(states):
                 if state < _LOW:
                     missing = STATE_BITS + 1 - state.bit_length()
@@ -181,6 +186,7 @@ class LaneDecoder:
 
     def finish(self) -> None:
         """Raises ValueError if a bit is left that is not zero."""
+        self._append_returned()
         rest = np.unpackbits(self._bytes[self._at // 8 :])[self._at % 8 :]
         if rest.any():
             raise ValueError("expected the stream to end with its last symbol, bits are left")
@@ -198,15 +204,14 @@ class LaneDecoder:
     def _read(self, widths: np.ndarray) -> np.ndarray:
         """The next unsigned integers of the given widths, int32 from 1 to 21."""
         starts = widths.cumsum(dtype=np.int32)
-        first, total = self._at >> 3, int(starts[-1])
+        first = self._at
+        self._advance(int(starts[-1]))
         starts -= widths
         if self._from_bit is not None:
-            words = self._from_bit[self._at :].take(starts)
-            self._advance(total)
+            words = self._from_bit[first:].take(starts)
         else:
-            starts += self._at & 7
-            self._advance(total)
-            words = self._words[first:].take(starts >> 3)
+            starts += first & 7
+            words = self._words[first >> 3 :].take(starts >> 3)
             words <<= (starts & 7).view(np.uint32)
         words >>= (32 - widths).view(np.uint32)
         return words.view(np.int32)
@@ -215,16 +220,25 @@ class LaneDecoder:
         self._at += n_bits
         if self._at > self._end:
             raise ValueError("the stream ends too early")
+        if self._at > self._whole:
+            self._append_returned()
 
     def close(self, keep: int) -> None:
         """Gives the states of all lanes but the first ``keep`` back to the end of the stream."""
-        if keep >= self._open:
+        if keep < self._open:
+            self._returned.append(self._state[keep : self._open])
+            self._end += (self._open - keep) * STATE_BITS
+            self._open = keep
+
+    def _append_returned(self) -> None:
+        """Appends the closed lanes' states to the stream, when they are about to be read."""
+        if not self._returned:
             return
-        bits = ((self._state[keep : self._open, None] >> _FROM_HIGHEST) & 1).astype(np.uint8).reshape(-1)
-        first, before = self._end // 8, self._end % 8
-        self._open, self._end = keep, self._end + bits.size
+        bits = ((np.concatenate(self._returned)[:, None] >> _FROM_HIGHEST) & 1).astype(np.uint8).reshape(-1)
+        first, before = self._whole // 8, self._whole % 8
         packed = np.packbits(np.concatenate([np.unpackbits(self._bytes[first : first + 1])[:before], bits]))
         self._bytes[first : first + packed.size] = packed
+        self._returned, self._whole = [], self._end
         start, stop = max(first - 3, 0), min(first + packed.size, len(self._words))
         self._words[start:stop] = self._four_bytes(start, stop)
         if self._from_bit is not None:
