@@ -25,7 +25,7 @@ _TAKEN_BACK = 0.9
 #: there are not more than one for so many weights.
 _MOST_LANES, _MOST_IN_MASK, _LEAST_POSITIONS = 2048, 4096, 64
 #: Layers of fewer weights, and those of which comparing rows takes more products than this, are in fewer runs.
-_SMALL, _LARGE = 1 << 15, 1 << 27
+_SMALL, _LARGE = 30_000, 1 << 27
 #: -log2 of each share.
 _BITS_OF = (PROBABILITY_BITS - np.log2(np.maximum(np.arange(ONE + 1), 1))).astype(np.float32)
 
