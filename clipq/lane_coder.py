@@ -9,7 +9,7 @@ stored anyway.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -32,6 +32,8 @@ _FROM_HIGHEST = np.arange(STATE_BITS - 1, -1, -1, dtype=np.int32)
 _MISSING = np.int32(STATE_BITS + 1 + 126)
 #: Steps of so few symbols are faster without arrays.
 _ONE_BY_ONE = 32
+#: Streams of at most so many bytes are looked up by the bit.
+_SMALL_STREAM = 1 << 16
 
 
 class Closing(NamedTuple):
@@ -46,6 +48,14 @@ class Closing(NamedTuple):
         wanted = to_come * self.rate >> RATE_BITS
         coarse = max(wanted.bit_length() - 3, 0)
         return self.base + (-(-wanted >> coarse) << coarse)
+
+    def least(self, opened: int) -> int:
+        """The fewest symbols to come for which so many lanes, at most those open now, stay open."""
+        if opened <= self.base:
+            return 0
+        below = opened - self.base - 1
+        coarse = max(below.bit_length() - 3, 0)
+        return -(-(((below >> coarse << coarse) + 1) << RATE_BITS) // self.rate)
 
 
 def rate_for(bits: float) -> int:
@@ -63,13 +73,9 @@ def steps(n: int, opened: int, closing: Closing | None) -> Iterator[tuple[int, i
         if closing is not None:
             opened = min(opened, closing.still_open(n + closing.after))
         size = min(n, opened)
-        count = 1 if closing is not None else n // size
-        while (
-            closing is not None
-            and n - count * size >= size
-            and (min(opened, closing.still_open(n - count * size + closing.after)) == opened)
-        ):
-            count += 1
+        count = n // size
+        if closing is not None:
+            count = max(1, min(count, (n + closing.after - closing.least(opened)) // size + 1))
         yield count, size, opened
         n -= count * size
 
@@ -97,7 +103,10 @@ class LaneDecoder:
         self._bytes = np.zeros(len(stream) + lanes * STATE_BITS // 8 + 16, np.uint8)
         self._bytes[: len(stream)] = stream
         self._words = self._four_bytes(0, len(self._bytes) - 3)
+        self._from_bit = _from_each_bit(self._words) if self._words.size <= _SMALL_STREAM else None
         self._at, self._end = at, n_bits
+        self._returned: list[np.ndarray] = []  # states of closed lanes that are still to be appended
+        self._whole = n_bits  # so many bits are there without them
         self._open = lanes
         self._state = self._read(np.full(lanes, STATE_BITS, np.int32)) + np.int32(_LOW)
 
@@ -134,20 +143,24 @@ class LaneDecoder:
     def _decide_few(self, q: list[int], states: list[int]) -> list[bool]:
         """Some steps of ``decide`` on few lanes, all in each, without the fixed cost of array operations."""
         ones: list[bool] = []
-        lanes = range(len(states))
-        for first in range(0, len(q), len(states)):
-            for lane in lanes:
-                share, state = q[first + lane], states[lane]
-                slot, high = state & (ONE - 1), state >> PROBABILITY_BITS
+        lanes, words, at = len(states), self._words, self._at
+        most = lanes * STATE_BITS
+        for first in range(0, len(q), lanes):
+            for lane, (share, state) in enumerate(zip(q[first : first + lanes], states, strict=True)):
+                slot = state & (ONE - 1)
                 one = slot < share
                 ones.append(one)
+                high = state >> PROBABILITY_BITS
                 states[lane] = share * high + slot if one else state - share * (high + 1)
-            for lane in lanes:
-                if states[lane] < _LOW:
-                    missing = STATE_BITS + 1 - states[lane].bit_length()
-                    word = int(self._words[self._at >> 3]) << (self._at & 7) & 0xFFFFFFFF
-                    states[lane] = states[lane] << missing | word >> (32 - missing)
-                    self._advance(missing)
+            if at + most > self._whole:
+                self._append_returned()
+            for lane, state in enumerate(states):
+                if state < _LOW:
+                    missing = STATE_BITS + 1 - state.bit_length()
+                    word = int(words[at >> 3]) << (at & 7) & 0xFFFFFFFF
+                    states[lane] = state << missing | word >> (32 - missing)
+                    at += missing
+            self._advance(at - self._at)
         return ones
 
     def symbols(self, table: SymbolTable, n: int, closing: Closing | None = None) -> np.ndarray:
@@ -173,6 +186,7 @@ class LaneDecoder:
 
     def finish(self) -> None:
         """Raises ValueError if a bit is left that is not zero."""
+        self._append_returned()
         rest = np.unpackbits(self._bytes[self._at // 8 :])[self._at % 8 :]
         if rest.any():
             raise ValueError("expected the stream to end with its last symbol, bits are left")
@@ -181,7 +195,7 @@ class LaneDecoder:
         """Makes the states that have become too short long enough again."""
         low = (state < _LOW).nonzero()[0]
         if low.size:
-            short = state[low]
+            short = state.take(low)
             missing = _MISSING - (short.astype(np.float32).view(np.int32) >> 23)
             short <<= missing
             short |= self._read(missing)
@@ -190,12 +204,15 @@ class LaneDecoder:
     def _read(self, widths: np.ndarray) -> np.ndarray:
         """The next unsigned integers of the given widths, int32 from 1 to 21."""
         starts = widths.cumsum(dtype=np.int32)
-        first, total = self._at >> 3, int(starts[-1])
+        first = self._at
+        self._advance(int(starts[-1]))
         starts -= widths
-        starts += self._at & 7
-        self._advance(total)
-        words = self._words[first:].take(starts >> 3)
-        words <<= (starts & 7).view(np.uint32)
+        if self._from_bit is not None:
+            words = self._from_bit[first:].take(starts)
+        else:
+            starts += first & 7
+            words = self._words[first >> 3 :].take(starts >> 3)
+            words <<= (starts & 7).view(np.uint32)
         words >>= (32 - widths).view(np.uint32)
         return words.view(np.int32)
 
@@ -203,23 +220,39 @@ class LaneDecoder:
         self._at += n_bits
         if self._at > self._end:
             raise ValueError("the stream ends too early")
+        if self._at > self._whole:
+            self._append_returned()
 
     def close(self, keep: int) -> None:
         """Gives the states of all lanes but the first ``keep`` back to the end of the stream."""
-        if keep >= self._open:
+        if keep < self._open:
+            self._returned.append(self._state[keep : self._open])
+            self._end += (self._open - keep) * STATE_BITS
+            self._open = keep
+
+    def _append_returned(self) -> None:
+        """Appends the closed lanes' states to the stream, when they are about to be read."""
+        if not self._returned:
             return
-        bits = ((self._state[keep : self._open, None] >> _FROM_HIGHEST) & 1).astype(np.uint8).reshape(-1)
-        first, before = self._end // 8, self._end % 8
-        self._open, self._end = keep, self._end + bits.size
+        bits = ((np.concatenate(self._returned)[:, None] >> _FROM_HIGHEST) & 1).astype(np.uint8).reshape(-1)
+        first, before = self._whole // 8, self._whole % 8
         packed = np.packbits(np.concatenate([np.unpackbits(self._bytes[first : first + 1])[:before], bits]))
         self._bytes[first : first + packed.size] = packed
+        self._returned, self._whole = [], self._end
         start, stop = max(first - 3, 0), min(first + packed.size, len(self._words))
         self._words[start:stop] = self._four_bytes(start, stop)
+        if self._from_bit is not None:
+            self._from_bit[8 * start : 8 * stop] = _from_each_bit(self._words[start:stop])
 
     def _four_bytes(self, start: int, stop: int) -> np.ndarray:
         """The big-endian uint32 that starts at each byte."""
         part = self._bytes[start : stop + 3].astype(np.uint32)
         return part[:-3] << 24 | part[1:-2] << 16 | part[2:-1] << 8 | part[3:]
+
+
+def _from_each_bit(words: np.ndarray) -> np.ndarray:
+    """For each bit that a word starts with at each byte: the word from it on, with zeros at its end (at most 7)."""
+    return (words[:, None] << np.arange(8, dtype=np.uint32)).reshape(-1)
 
 
 #: Shares and starts, int32, of the symbols from one number to before another one.
@@ -286,17 +319,12 @@ class LaneEncoder:
             opened = planned[-1][-1][2] if planned[-1] else opened
         started = opened  # these are never closed
         for run, of_run in zip(reversed(self._runs), reversed(planned), strict=True):
-            stop = run.size
-            back = _Backward(run.part, stop, stop)
+            stop, backward = run.size, _Backward(run.part)
             for count, size, opened in reversed(of_run):
                 if opened > started:
                     _start(state[started:opened], bits)
                     started = opened
-                for first in range(stop - size, stop - count * size - 1, -size):
-                    if first < back.first:
-                        low = min(first, max(first + size - _SYMBOLS_AT_ONCE, 0))
-                        back = _Backward(run.part, low, first + size)
-                    back.step(slice(first - back.first, first + size - back.first), state[:size], bits)
+                backward.steps(range(stop - count * size, stop, size), state[:size], bits)
                 stop -= count * size
         if started < lanes:
             _start(state[started:], bits)
@@ -305,16 +333,31 @@ class LaneEncoder:
 
 
 class _Backward:
-    """The inverse of the decoder's steps over the symbols ``first`` to ``stop`` - 1 of a run."""
+    """The inverse of the decoder's steps over a run, from its last one to its first."""
 
-    def __init__(self, part: _Part, first: int, stop: int) -> None:
-        self.first = first
-        share, self._start = part(first, stop)
+    def __init__(self, part: _Part) -> None:
+        self._part, self._first = part, -1
+
+    def steps(self, starts: range, state: np.ndarray, bits: _BitQueue) -> None:
+        """The steps that start with these symbols, one symbol for each state."""
+        size = starts.step
+        if size <= _ONE_BY_ONE:
+            share, start = self._part(starts.start, starts.start + len(starts) * size)
+            bits.put(*_few_backward(share, start, state))
+            return
+        for first in reversed(starts):
+            if self._first < 0 or first < self._first:
+                self._look_at(min(first, max(first + size - _SYMBOLS_AT_ONCE, 0)), first + size)
+            self._step(slice(first - self._first, first + size - self._first), state, bits)
+
+    def _look_at(self, first: int, stop: int) -> None:
+        self._first = first
+        share, self._start = self._part(first, stop)
         self._limit = share << (STATE_BITS + 1 - PROBABILITY_BITS)
         self._excess = np.maximum((STATE_BITS + 1) - _bit_length(self._limit), 0)
         self._share, self._rest = share.astype(np.float32), ONE - share
 
-    def step(self, part: slice, state: np.ndarray, bits: _BitQueue) -> None:
+    def _step(self, part: slice, state: np.ndarray, bits: _BitQueue) -> None:
         excess = self._excess[part]
         excess = excess + ((state >> excess) >= self._limit[part])
         high = state >> excess
@@ -324,6 +367,24 @@ class _Backward:
         high *= self._rest[part]
         state += high
         state += self._start[part]
+
+
+def _few_backward(share: np.ndarray, start: np.ndarray, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Some steps on few lanes, all in each, without the fixed cost of array operations: the fields they put."""
+    lanes, n = state.size, share.size
+    shares, starts, widths = share.tolist(), start.tolist(), [0] * n
+    values = widths.copy()
+    for lane, x in enumerate(state.tolist()):
+        for i in range(n - lanes + lane, -1, -lanes):
+            f = shares[i]
+            high = x
+            while high >= f << (STATE_BITS + 1 - PROBABILITY_BITS):
+                high >>= 1
+                widths[i] += 1
+            values[i] = x - (high << widths[i])
+            x = high + high // f * (ONE - f) + starts[i]
+        state[lane] = x
+    return np.array(values, np.int32), np.array(widths, np.int32)
 
 
 def _start(state: np.ndarray, bits: _BitQueue) -> None:
@@ -357,8 +418,8 @@ class _BitQueue:
     """
 
     def __init__(self, zeros: int) -> None:
-        self._bits = deque([np.zeros(zeros, np.uint8)])
-        self._fields: list[tuple[np.ndarray, np.ndarray]] = []
+        self._fields: deque[tuple[np.ndarray, np.ndarray]] = deque()  # in the order of their coming: the last first
+        self._end = np.zeros(zeros, np.uint8)
 
     def put(self, values: np.ndarray, widths: np.ndarray) -> None:
         """Puts these fields, the first one foremost, before everything else."""
@@ -373,35 +434,27 @@ class _BitQueue:
         Raises:
             _QueueShortError: there are fewer.
         """
-        self._bits.appendleft(_as_bits(*self._all_fields()))
-        parts: list[np.ndarray] = []
-        while n:
-            if not self._bits:
-                raise _QueueShortError(n)
-            chunk = self._bits.pop()
-            if chunk.size > n:
-                self._bits.append(chunk[:-n])
-                chunk = chunk[-n:]
-            parts.append(chunk)
-            n -= chunk.size
-        return np.concatenate([np.zeros(0, np.uint8), *parts[::-1]])
+        fields, size = [], self._end.size
+        while size < n:
+            if not self._fields:
+                raise _QueueShortError(n - size)
+            fields.append(self._fields.popleft())
+            size += int(fields[-1][1].sum())
+        bits = np.concatenate([_as_bits(*_joined(fields)), self._end])
+        self._end, taken = bits[: size - n], bits[size - n :]
+        return taken
 
     def packed(self) -> tuple[bytes, int]:
         """All bits as bytes, the highest bit of a byte first, and their number."""
-        bits = np.concatenate([np.zeros(0, np.uint8), *self._bits])
-        values, widths = self._all_fields()
-        values = np.concatenate([values, bits])
-        widths = np.concatenate([widths, np.ones(bits.size, np.int32)])
-        return _pack_fields(values, widths)
+        end = self._end.astype(np.int32), np.ones(self._end.size, np.int32)
+        return _pack_fields(*_joined([end, *self._fields]))
 
-    def _all_fields(self) -> tuple[np.ndarray, np.ndarray]:
-        """The fields so far, in order, without those of no bits; they are not kept."""
-        none = np.zeros(0, np.int32)
-        values = np.concatenate([none, *(v for v, _ in reversed(self._fields))])
-        widths = np.concatenate([none, *(w for _, w in reversed(self._fields))])
-        self._fields = []
-        some = widths.nonzero()[0]
-        return values[some], widths[some]
+
+def _joined(fields: Iterable[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """These fields, the last ones first."""
+    none = np.zeros(0, np.int32)
+    values, widths = zip((none, none), *fields, strict=True)
+    return np.concatenate(values[::-1]), np.concatenate(widths[::-1])
 
 
 def _pack_fields(values: np.ndarray, widths: np.ndarray) -> tuple[bytes, int]:

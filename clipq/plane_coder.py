@@ -20,12 +20,12 @@ from clipq.plane_order import Grid, planes
 from clipq.plane_walk import PlaneWalk, View
 
 #: The share of the last decisions' bits that lanes may take back.
-_TAKEN_BACK = 0.8
+_TAKEN_BACK = 0.9
 #: The most lanes that are of use: each costs a twentieth of a bit.  In a mask there may be more, and of a small layer
 #: there are not more than one for so many weights.
-_MOST_LANES, _MOST_IN_MASK, _LEAST_POSITIONS = 2048, 3072, 64
-#: Layers of which comparing rows takes more products than this are in fewer runs.
-_LARGE = 1 << 27
+_MOST_LANES, _MOST_IN_MASK, _LEAST_POSITIONS = 2048, 4096, 64
+#: Layers of fewer weights, and those of which comparing rows takes more products than this, are in fewer runs.
+_SMALL, _LARGE = 30_000, 1 << 27
 #: -log2 of each share.
 _BITS_OF = (PROBABILITY_BITS - np.log2(np.maximum(np.arange(ONE + 1), 1))).astype(np.float32)
 
@@ -64,7 +64,7 @@ class _Writer:
         view.learn_all(ones)
         q, bits = self._fitted_probabilities(view, ones)
         ends = [run.stop for run in view.runs()]
-        of_run = np.add.reduceat(bits, [0, *ends[:-1]], dtype=np.float64) if ends else np.zeros(0)
+        of_run = np.array([float(bits[start:stop].sum()) for start, stop in pairwise([0, *ends])])
         self.taken.append(_Taken(view.number, ones, q.astype(np.uint16), ends, of_run, last_slab))
         return ones
 
@@ -81,7 +81,7 @@ class _Writer:
         plain = PlaneSetting(None, settings[i].mean, settings[i].mean)
         settings[i] = fit_plane(view, ones)
         q, bits = _coded(view, ones)
-        saved = entropy_bits(int(np.count_nonzero(ones)), ones.size) - float(bits.sum(dtype=np.float64))
+        saved = entropy_bits(int(np.count_nonzero(ones)), ones.size) - float(bits.sum())
         sizes = [setting_size(s, self._grid, self._planes[i]) for s in (settings[i], plain)]
         if saved > sizes[0] - sizes[1]:
             return q, bits
@@ -186,8 +186,8 @@ class PlanePlan:
 
 
 def pace_of(rows: int, columns: int) -> int:
-    """More runs know more of each other; large layers save time with fewer."""
-    return 0 if rows * columns * min(rows, columns) < _LARGE else 3
+    """More runs know more of each other; large layers save time with fewer, and small ones lose little by it."""
+    return 0 if _SMALL <= rows * columns and rows * columns * min(rows, columns) < _LARGE else 3
 
 
 def _without_unused_offsets(grid: Grid, settings: list[PlaneSetting]) -> tuple[Grid, list[PlaneSetting]]:

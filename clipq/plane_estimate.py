@@ -8,6 +8,7 @@ mask, and by that in the codes' shares for the others.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -192,11 +193,11 @@ class _Columns(Statistics):
     def __init__(self, before: np.ndarray, during: np.ndarray, decisions: float) -> None:
         super().__init__(before.shape[1])
         self._at_first, self._during, self._decisions = before, during, max(decisions, 1.0)
-        self.add(np.zeros(0, np.int32), np.zeros(0, np.bool_))
+        self.add_runs([])
 
-    def add(self, places: np.ndarray, ones: np.ndarray, run: np.ndarray | None = None, runs: int = 1) -> None:
-        of_runs = np.bincount(np.zeros(places.size, np.int8) if run is None else run, minlength=runs)
-        seen = np.append(0, np.cumsum(of_runs)) / self._decisions
+    def add_runs(self, runs: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
+        """As if the rows that are not walked over were, and the runs in step with theirs."""
+        seen = np.cumsum([0, *(places.size for places, _ in runs)]) / self._decisions
         now = np.rint(self._at_first + self._during * seen[:, None, None].astype(np.float32)).astype(np.int64)
         self._before = now[:-1, 0], now[:-1, 1]
         self._ones, self._all = now[-1]

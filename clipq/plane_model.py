@@ -9,6 +9,7 @@ with features that both sides know when the decision is taken.  Everything is in
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -88,19 +89,22 @@ class Statistics:
         self._ones, self._all = np.zeros(size, np.int64), np.zeros(size, np.int64)
         self._before = self._ones[None], self._all[None]
 
-    def add(self, places: np.ndarray, ones: np.ndarray, run: np.ndarray | None = None, runs: int = 1) -> None:
-        """Counts decisions at ``places`` (rows, columns or kernels), of which those with ``ones`` are ones.
+    def add(self, places: np.ndarray, ones: np.ndarray) -> None:
+        """Counts decisions at ``places`` (rows, columns or kernels), of which those with ``ones`` are ones."""
+        some, every = self._counts(places, ones)
+        self._ones, self._all = self._ones + some, self._all + every
 
-        run, runs: of which run each is, and how many runs there are; what was known before each is kept.
-        """
-        key = places if run is None else run * self.size + places
-        every = np.bincount(key, minlength=runs * self.size).reshape(runs, self.size)
-        some = np.bincount(key.take(ones.nonzero()[0]), minlength=runs * self.size).reshape(runs, self.size)
-        if run is None:
-            self._ones, self._all = self._ones + some[0], self._all + every[0]
-            return
-        self._before = self._ones + np.cumsum(some, 0) - some, self._all + np.cumsum(every, 0) - every
-        self._ones, self._all = self._ones + some.sum(0), self._all + every.sum(0)
+    def add_runs(self, runs: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
+        """The same for places and ones of one run after the other; what was known before each is kept."""
+        ones, every = (np.zeros((len(runs), self.size), np.int64) for _ in range(2))
+        for i, run in enumerate(runs):
+            ones[i], every[i] = self._ones, self._all
+            self.add(*run)
+        self._before = ones, every
+
+    def _counts(self, places: np.ndarray, ones: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        some = np.bincount(places.take(ones.nonzero()[0]), minlength=self.size)
+        return some, np.bincount(places, minlength=self.size)
 
     def log_odds(self, mean: int, prior: int) -> np.ndarray:
         """int32 [size], from all that was counted; 0 where nothing is known."""

@@ -99,13 +99,19 @@ class _Known:
         self.of_bit = np.array(neighbour_values(self.mean), np.int16)
         margin, columns = walk.grid.margin, walk.grid.columns
         size = margin + rows * (columns + margin) if self.wanted.neighbours else 0
-        self.values, self.when = np.zeros(size, np.int16), np.zeros(size, np.int8)
+        self._padded = np.zeros(margin + size, np.int16)  # so that there is a view of it from ``margin`` places earlier
+        self.values, self.when = self._padded[margin:], np.zeros(size, np.int8)
         self.likeness = Likeness(rows, columns, PACES[walk.grid.pace][1]) if self.wanted.likeness else None
+
+    def beside(self, offset: int, at: np.ndarray) -> np.ndarray:
+        """The neighbours' values, int16, at so many places after these (negative: before)."""
+        return self._padded[self.walk.grid.margin + offset :].take(at)
 
 
 class _Written(NamedTuple):
-    """What is known of a plane that is being written: each item's run and likeness, and statistics before each run."""
+    """Of a plane that is being written: each item's decision, run and likeness, and the statistics before each run."""
 
+    ones: np.ndarray
     run: np.ndarray
     likeness: np.ndarray | None
     before: dict[int, np.ndarray]
@@ -123,6 +129,7 @@ class View:
         self.number = known.number
         self._runs = items.runs(1 if parent is None else PACES[known.walk.grid.pace][0])
         self._written: _Written | None = None
+        self._fixed: np.ndarray | None = None
 
     @property
     def setting(self) -> PlaneSetting:
@@ -153,16 +160,21 @@ class View:
     def learn_all(self, ones: np.ndarray) -> None:
         """All the plane's decisions."""
         known, items, runs = self._known, self.items, self._runs
-        run = np.repeat(np.arange(len(runs)), [r.stop - r.start for r in runs])
+        run = np.repeat(np.arange(len(runs), dtype=np.int8), [r.stop - r.start for r in runs])
         for k in known.wanted.statistics:
-            known.statistics[k].add(self._places(k, slice(None)), ones, run, len(runs))
+            places = self._places(k, slice(None))
+            known.statistics[k].add_runs([(places[r.start : r.stop], ones[r.start : r.stop]) for r in runs])
         if known.wanted.neighbours:
-            known.values[items.at] = known.of_bit.take(ones.view(np.int8))
+            self._learn_neighbours(slice(None), ones)
             known.when[items.at] = run
         likeness = self._likeness_of_all(known.likeness, runs, ones) if known.likeness is not None else None
         priors = self.setting.priors
         before = {k: known.statistics[k].log_odds_before(known.mean, priors[k]) for k in known.wanted.statistics}
-        self._written = _Written(run, likeness, before)
+        self._written = _Written(ones, run, likeness, before)
+
+    def _learn_neighbours(self, part: slice, ones: np.ndarray) -> None:
+        """``ones``: of all items."""
+        self._known.values[self.items.at[part]] = self._known.of_bit.take(ones[part].view(np.int8))
 
     def _places(self, statistic: int, chosen: slice | np.ndarray) -> np.ndarray:
         """The row, the column or the kernel of these items."""
@@ -182,7 +194,16 @@ class View:
 
     def all_probabilities(self) -> np.ndarray:
         """The probability of a one for each item, after ``learn_all``."""
-        parts = [self.probabilities(run, i) for i, run in enumerate(self.runs())]
+        known, written, parts = self._known, self._written, []
+        self._fixed = None
+        assert written is not None
+        again = any(0 <= k - self.numbers.neighbour(0) < self.numbers.d for k in self.setting.weights)
+        if again:  # as when it is read: neighbours' values are there from the next run on
+            known.values[:] = 0
+        for i, run in enumerate(self.runs()):
+            parts.append(self.probabilities(run, i))
+            if again:
+                self._learn_neighbours(slice(run.start, run.stop), written.ones)
         return np.concatenate([np.zeros(0, np.int32), *parts])
 
     def probabilities(self, run: Run, i: int = 0) -> np.ndarray:
@@ -190,27 +211,42 @@ class View:
         n, setting = run.stop - run.start, self.setting
         if not setting.weights:
             return np.full(n, logistic(np.array([setting.bias]))[0], np.int32)
-        total = np.zeros(n, np.int32)
+        if self._fixed is None:
+            self._fixed = self._sum_of_fixed()
+        total = self._fixed[run.start : run.stop].copy()
         for number, weight in setting.weights.items():
-            feature = self._in_run(number, run, i)
-            feature *= np.int32(weight)
-            total += feature
+            if self.numbers.is_progressive(number):
+                total += self._in_run(number, np.int32(weight), run, i)
         total >>= WEIGHT_BITS
-        total += np.int32(setting.bias)
         return logistic(total)
 
-    def _in_run(self, number: int, run: Run, i: int) -> np.ndarray:
-        """A feature of the items of the i-th run, int32."""
-        part, numbers = slice(run.start, run.stop), self.numbers
+    def _sum_of_fixed(self) -> np.ndarray:
+        """The bias and all features of the parent and of sizes, of each item, in 1/16."""
+        total = np.full(self.items.at.size, self.setting.bias << WEIGHT_BITS, np.int32)
+        for number, weight in self.setting.weights.items():
+            if not self.numbers.is_progressive(number):
+                total += self.feature(number, slice(None)) * np.int32(weight)
+        return total
+
+    def _in_run(self, number: int, weight: np.int32, run: Run, i: int) -> np.ndarray:
+        """A progressive feature of the items of the i-th run, times its weight: int32."""
+        part, numbers, known, written = slice(run.start, run.stop), self.numbers, self._known, self._written
         if number < numbers.neighbour(0):
-            known, places = self._known, self._places(number, part)
-            if self._written is not None:
-                return self._written.before[number][i].take(places)
-            return known.statistics[number].log_odds(known.mean, self.setting.priors[number]).take(places)
-        if number == numbers.likeness and self._written is None:
-            assert self._known.likeness is not None
-            return self._known.likeness.feature(self.items.row[part], self.items.column[part], run.phases)
-        return self.feature(number, part)
+            if written is None:
+                table = known.statistics[number].log_odds(known.mean, self.setting.priors[number])
+            else:
+                table = written.before[number][i]
+            return (table * weight).take(self._places(number, part))
+        if number < numbers.likeness:
+            feature = self._neighbours(known, number - numbers.neighbour(0), part)
+        elif written is None:
+            assert known.likeness is not None
+            feature = known.likeness.feature(self.items.row[part], self.items.column[part], run.phases)
+        else:
+            assert written.likeness is not None
+            feature = written.likeness[part].copy()
+        feature *= weight
+        return feature
 
     def feature(self, number: int, chosen: slice | np.ndarray) -> np.ndarray:
         """A feature of any items, int32; one of the plane's own decisions only after ``learn_all``."""
@@ -218,14 +254,14 @@ class View:
         if number < numbers.neighbour(0):
             assert written is not None
             before = written.before[number]
-            return before.take(written.run[chosen] * before.shape[1] + self._places(number, chosen))
+            return before.take(written.run[chosen] * np.int64(before.shape[1]) + self._places(number, chosen))
         if number == numbers.likeness:
             assert written is not None and written.likeness is not None
             return written.likeness[chosen]
         if number < numbers.likeness:
-            return self._neighbours(self._known, number - numbers.neighbour(0), chosen)
+            return self._neighbours_before(number - numbers.neighbour(0), chosen)
         if number == numbers.size:
-            return np.zeros(1, np.int32) if self._size is None else self._size[chosen].copy()
+            return np.zeros(1, np.int32) if self._size is None else self._size[chosen]
         assert parent is not None
         if number < numbers.parent_neighbour(0):
             k = number - numbers.parent_statistic(0)
@@ -236,10 +272,13 @@ class View:
     def _neighbours(self, of: _Known, k: int, chosen: slice | np.ndarray) -> np.ndarray:
         """The sum of the values on both sides; a margin is as wide as the largest offset."""
         offset, at = self._known.walk.grid.offsets[k], self.items.at[chosen]
-        left, right = at - offset, at + offset
-        values = of.values.take(left), of.values.take(right)
-        if of is self._known and self._written is not None:
-            run = self._written.run[chosen]
-            for value, there in zip(values, (left, right), strict=True):
-                value *= of.when.take(there) < run
-        return np.add(*values, dtype=np.int32)
+        return np.add(of.beside(-offset, at), of.beside(offset, at), dtype=np.int32)
+
+    def _neighbours_before(self, k: int, chosen: slice | np.ndarray) -> np.ndarray:
+        """The same of what is known before each item's run, of a plane that is being written."""
+        known, offset, at = self._known, self._known.walk.grid.offsets[k], self.items.at[chosen]
+        assert self._written is not None
+        run, both = self._written.run[chosen], np.zeros(at.size, np.int32)
+        for side in (-offset, offset):
+            both += known.beside(side, at) * (known.when.take(at + side) < run)
+        return both
