@@ -187,7 +187,7 @@ def rivals(layers: Layers, python: str) -> list[Row]:
             )
         np.savez(path, **arrays)  # type: ignore[arg-type]
         result = subprocess.run(
-            [python, str(HERE / "codec_rivals.py"), str(path)], capture_output=True, text=True, check=True
+            [python, str(HERE / "codec_rivals.py"), str(path)], stdout=subprocess.PIPE, text=True, check=True
         )
     rows: list[Row] = json.loads(result.stdout.splitlines()[-1])
     for row in rows:
