@@ -13,6 +13,7 @@ import numpy as np
 
 from clipq.byte_reader import ByteReader
 from clipq.codebook import pack_codebook, read_codebook
+from clipq.one_blas_thread import one_blas_thread
 from clipq.pattern_coder import PatternPlan, decode_patterns
 from clipq.plane_coder import PlanePlan, decode_planes
 from clipq.plane_estimate import estimate_planes
@@ -39,6 +40,7 @@ class EntropySection:
     stream: bytes
 
 
+@one_blas_thread()
 def encode_entropy(layer: QuantizedLayer) -> EntropySection:
     """The section of a layer."""
     if not layer.codes.any():
@@ -54,6 +56,7 @@ def _head(model: int, negative: int, b: int) -> bytes:
     return bytes([model]) if negative == 2 ** (b - 1) else bytes([model | _UNEVEN, negative])
 
 
+@one_blas_thread()
 def entropy_size(codes: np.ndarray, b: int, levels: np.ndarray | None = None) -> tuple[int, int]:
     """About how many bytes header and codes, and the codebook, of such a layer take."""
     if not codes.any():
@@ -71,6 +74,7 @@ def entropy_size(codes: np.ndarray, b: int, levels: np.ndarray | None = None) ->
     return 2 + size, codebook
 
 
+@one_blas_thread()
 def decode_entropy(reader: ByteReader, shape: tuple[int, ...], b: int) -> tuple[np.ndarray, np.ndarray]:
     """Levels, float32 [2^b - 1], and codes, uint8 of ``shape``.
 

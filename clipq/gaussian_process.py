@@ -8,36 +8,17 @@ Pure float64 numerics.  ``hyp`` is one vector [d + 3] in GPML's order: ``mean``,
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import cache
-
 import numpy as np
 import numpy.typing as npt
 from scipy.linalg import lapack, solve_triangular
-from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 from clipq.conjugate_gradient import minimize
 from clipq.errors import SettingError
+from clipq.one_blas_thread import one_blas_thread
 
 Array = npt.NDArray[np.float64]
 
 LOG_2PI = float(np.log(2 * np.pi))
-
-
-@cache
-def _thread_pools() -> ThreadpoolController:
-    return ThreadpoolController()
-
-
-@contextmanager
-def _one_blas_thread() -> Iterator[None]:
-    """On matrices this small several threads only wait for each other: seconds, where other processes run.
-
-    Nor may the order of a sum, and with it the next point of a search, depend on the number of cores.
-    """
-    with _thread_pools().limit(limits=1, user_api="blas"):
-        yield
 
 
 def starting_hyperparameters(d: int) -> Array:
@@ -102,7 +83,7 @@ def nlml_and_gradient(hyp: npt.ArrayLike, X: npt.ArrayLike, y: npt.ArrayLike) ->
     return likelihood(_hyperparameters(hyp, likelihood.X.shape[1]))
 
 
-@_one_blas_thread()
+@one_blas_thread()
 def posterior(hyp: npt.ArrayLike, X: npt.ArrayLike, y: npt.ArrayLike, Xs: npt.ArrayLike) -> tuple[Array, Array]:
     """Predictive mean and variance, each [g], of the noisy observation at ``Xs`` [g, d].
 
@@ -130,7 +111,7 @@ def posterior(hyp: npt.ArrayLike, X: npt.ArrayLike, y: npt.ArrayLike, Xs: npt.Ar
     return hyp[0] + cross.T @ alpha, s2
 
 
-@_one_blas_thread()
+@one_blas_thread()
 def fit(
     X: npt.ArrayLike,
     y: npt.ArrayLike,

@@ -12,6 +12,7 @@ import numpy as np
 
 from clipq.bit_stream import pack_bits, packed_size, unpack_bits, varint
 from clipq.byte_reader import ByteReader
+from clipq.one_blas_thread import one_blas_thread
 from clipq.plane_coder import PlanePlan, decode_planes
 from clipq.tensor_bytes import element_size
 
@@ -22,6 +23,7 @@ _FLOATS = {"float32": (8, 23), "float16": (5, 10), "bfloat16": (8, 7)}
 _FEWEST_FLOATS = 32
 
 
+@one_blas_thread()
 def pack_tensor(data: bytes, dtype: str) -> bytes:
     """``data``, a tensor's elements as coder ``raw`` has them, in the form of fewest bytes: its number, then it."""
     if not data:
@@ -38,6 +40,7 @@ def pack_tensor(data: bytes, dtype: str) -> bytes:
     return min(forms, key=len)
 
 
+@one_blas_thread()
 def read_tensor(reader: ByteReader, dtype: str, shape: tuple[int, ...]) -> bytes:
     """The inverse of ``pack_tensor``: the elements as coder ``raw`` has them.
 
