@@ -28,7 +28,8 @@ PUBLISHED: tuple[tuple[str, str, float | None, float, int, int], ...] = (
 def _headline(data: Data) -> str:
     parts = []
     for network, name in NAMES.items():
-        ours = [group for group in _groups(data) if group.network == network]
+        every = [group for group in _groups(data) if group.network == network]
+        ours = [group for group in every if group.start == "ours"] or every
         good = [group for group in ours if group.mean("decoded_test") <= group.mean("dense_test")] or ours
         if good:
             best = max(good, key=lambda group: group.ratio)
