@@ -77,7 +77,7 @@ def _time_row(stage: Stage) -> tuple[str, ...]:
 
 
 def _attempts(experiment: Experiment) -> str:
-    n = experiment.selection.attempts
+    n = len(experiment.lambdas)
     return f"\nSearch and fine-tuning are done up to {n} times, with smaller and smaller lambdas." if n > 1 else ""
 
 

@@ -126,6 +126,12 @@ class Experiment:
     def name(self) -> str:
         return self.experiment.name
 
+    @property
+    def lambdas(self) -> list[float]:
+        """Those that may be tried, in their order; where nothing is searched, lambda plays no part."""
+        first = self.search.lambda_
+        return self.selection.lambdas(first) if self.search.searches else [first]
+
     def to_toml(self) -> str:
         """The resolved configuration, every key in it; ``load_experiment`` of it gives an equal one."""
         return toml_config.to_toml(self)

@@ -76,20 +76,20 @@ class _Writer:
         settings, i = self._settings, view.number
         if i in self._fitted or not settings[i].weights:
             self._fitted.add(i)
-            return _coded(view, ones)
+            return coded(view, ones)
         self._fitted.add(i)
         plain = PlaneSetting(None, settings[i].mean, settings[i].mean)
         settings[i] = fit_plane(view, ones)
-        q, bits = _coded(view, ones)
+        q, bits = coded(view, ones)
         saved = entropy_bits(int(np.count_nonzero(ones)), ones.size) - float(bits.sum())
         sizes = [setting_size(s, self._grid, self._planes[i]) for s in (settings[i], plain)]
         if saved > sizes[0] - sizes[1]:
             return q, bits
         settings[i] = plain
-        return _coded(view, ones)
+        return coded(view, ones)
 
 
-def _coded(view: View, ones: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def coded(view: View, ones: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Probabilities of a plane's items, and the bits that their decisions take."""
     q = view.all_probabilities()
     return q, _BITS_OF.take(np.where(ones, q, ONE - q))

@@ -13,9 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from clipq.integer_log import PROBABILITY_BITS
-from clipq.lane_coder import ONE, STATE_BITS
-from clipq.plane_coder import pace_of
+from clipq.lane_coder import STATE_BITS
+from clipq.plane_coder import coded, pace_of
 from clipq.plane_fit import Truth, choose_offsets, decide, first_settings, fit_plane
 from clipq.plane_header import MAX_POSITIONS_PER_LANE, SLAB_POSITIONS, setting_size
 from clipq.plane_model import PlaneSetting, Statistics
@@ -229,9 +228,7 @@ class _Counter:
     def take(self, view: View, last_slab: bool) -> np.ndarray:
         ones = self._truth.at(view.number, view.items.at)
         view.learn_all(ones)
-        q = view.all_probabilities()
-        share = np.where(ones, q, ONE - q).astype(np.float32)
-        self.bits[view.number] += PROBABILITY_BITS * q.size - np.log2(share).sum(dtype=np.float64)
+        self.bits[view.number] += coded(view, ones)[1].sum(dtype=np.float64)
         return ones
 
     def narrow(self, kept: int) -> None:

@@ -126,17 +126,15 @@ class Run:
         self, dense: nn.Module, layers: list[CompressibleLayer], dense_val: float
     ) -> tuple[_Attempt, dict[str, Any]]:
         """Search and fine-tuning with the lambda that is chosen, and the report's words on the choice."""
-        config, search, tried = self.experiment.selection, self.experiment.search, []
-        if not search.searches:  # lambda plays no part
-            config = replace(config, attempts=1)
+        error, tried = self.experiment.selection.error, []
 
         def attempt(number: int, lambda_: float) -> _Attempt:
             result = self._attempt(number, lambda_, dense, layers)
             tried.append({"lambda": lambda_, "val_error": result.val_error})
             return result
 
-        accepted = dense_val if config.error is None else config.error
-        chosen = select(attempt, search.lambda_, accepted, config)
+        accepted = dense_val if error is None else error
+        chosen = select(attempt, self.experiment.lambdas, accepted)
         return chosen, {"lambda": chosen.lambda_, "accepted": accepted, "tried": tried}
 
     def _attempt(self, number: int, lambda_: float, dense: nn.Module, layers: list[CompressibleLayer]) -> _Attempt:
@@ -229,7 +227,7 @@ class Run:
         self, number: int, lambda_: float, model: nn.Module, settings: dict[str, LayerSetting], dense: nn.Module
     ) -> WsTrainResult:
         layers = compressible_layers(model, self.experiment.layers.include, self.experiment.layers.exclude)
-        title = f"CLIP-Q, lambda = {lambda_:g}" if self.experiment.selection.attempts > 1 else "CLIP-Q"
+        title = f"CLIP-Q, lambda = {lambda_:g}" if len(self.experiment.lambdas) > 1 else "CLIP-Q"
         trained: WsTrainResult = self._fit(
             model, self.experiment.train, title, self.files.attempt(number).train,
             lambda *args, **options: ws_train(

@@ -7,7 +7,7 @@ fine-tuning, and the first is taken whose network errs on the held-out images no
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -52,14 +52,14 @@ class Judged(Protocol):
 A = TypeVar("A", bound=Judged)
 
 
-def select(attempt: Callable[[int, float], A], lambda_: float, accepted: float, config: SelectionConfig) -> A:
+def select(attempt: Callable[[int, float], A], lambdas: Sequence[float], accepted: float) -> A:
     """The first of ``attempt(number, lambda)`` whose error is ``accepted`` or less; where there is none, that of the
     lowest error, the first of equals."""
     best: A | None = None
-    for number, value in enumerate(config.lambdas(lambda_)):
-        tried = attempt(number, value)
+    for number, lambda_ in enumerate(lambdas):
+        tried = attempt(number, lambda_)
         best = tried if best is None or tried.val_error < best.val_error else best
         if best.val_error <= accepted:
             break
-    assert best is not None, config
+    assert best is not None, "no lambda"
     return best

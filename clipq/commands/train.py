@@ -131,7 +131,7 @@ def _plan(job: Run) -> Iterator[tuple[str, str]]:
     how = {"uniform": f"none: p = {search.p:g}, b = {search.b} for every layer", "given": "none: p and b as given"}
     searched = (
         f"{search.mode}: {search.evaluations} evaluations a layer on {min(search.subset, data.size('train')):,} "
-        f"training images, lambda = {', '.join(f'{value:g}' for value in experiment.selection.lambdas(search.lambda_))}"
+        f"training images, lambda = {', '.join(f'{value:g}' for value in experiment.lambdas)}"
     )
     n = distributed.world_size()
     processes = f", {n} processes" if n > 1 else ""
