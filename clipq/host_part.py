@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-_COMPARE = 32  # so many thresholds are compared faster one by one than searched for each value
+_COMPARE = 32  # so many thresholds are compared with all values faster than searched for each
+_BLOCK = 1 << 14  # values are compared so many at a time
 _SPARE = 1 / 64  # by which positions that are kept for the next step begin further in, relative to the gap
 
 
@@ -89,6 +90,7 @@ class Part:
         also_pruned: which weights of the chunk are pruned all the same.
         """
         codes = _intervals(self.values, thresholds)
+        codes += 1
         reached = self.values >= kept.bottom
         reached |= self.values <= kept.top
         codes *= reached.view(np.uint8)
@@ -114,13 +116,14 @@ def _completed(known: np.ndarray, inside: np.ndarray) -> np.ndarray:
 
 
 def _intervals(values: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    """How many thresholds each value reaches, uint8."""
     if len(thresholds) > _COMPARE:
-        return (thresholds.searchsorted(values, side="right") + 1).astype(np.uint8)
-    codes, reached = np.ones(len(values), np.uint8), np.empty(len(values), bool)
-    for threshold in thresholds:
-        np.greater_equal(values, threshold, out=reached)
-        codes += reached.view(np.uint8)
-    return codes
+        return thresholds.searchsorted(values, side="right").astype(np.uint8)
+    counts = np.empty(len(values), np.uint8)
+    for start in range(0, len(values), _BLOCK):
+        reached = values[start : start + _BLOCK] >= thresholds[:, None]
+        np.add.reduce(reached.view(np.uint8), out=counts[start : start + _BLOCK])
+    return counts
 
 
 def _positions(mask: np.ndarray) -> np.ndarray:

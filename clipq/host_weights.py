@@ -1,9 +1,10 @@
 """A layer's weights in the computer's own memory: what pruning-quantization asks of them, in few passes.
 
 The weights are taken in chunks that stay in a core's cache.  Only the candidates, those that are kept or lie just below
-the clip, are looked at closely; nothing is sorted but the few in a narrow band around the clip.  Where the candidates
-begin comes from a sample, or from the last step, and the counts prove whether they are enough; where they are not, all
-weights are candidates.  So every result is exact, and depends on the weights alone: sums go in the weights' order.
+the clip, are looked at closely: sorted where they are few, and else only in a narrow band around the clip.  Where the
+candidates begin comes from a sample, or from the last step, and the counts prove whether they are enough; where they
+are not, all weights are candidates.  So every result is exact, and depends on the weights alone: sums go in the
+weights' order.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ import torch
 from clipq.host_part import Gap, Part, put
 
 _CHUNK = 1 << 18
-_FEW = 1 << 11  # so many weights are sorted faster than looked through
+_FEW = 1 << 11  # of so many weights all are candidates
+_FEW_CANDIDATES = 1 << 13  # so many are sorted faster than looked through
 _SAMPLE = 1 << 15
 _NEAR = 1 / 256, 1 / 64  # half-widths of the bands around a guessed clip, relative to it
 _PARTS_TO_SHARE = 8  # parts from which on several threads pay
@@ -91,23 +93,49 @@ class _Band(NamedTuple):
     high: float
 
 
-class HostWeights:
-    """The weights of one layer; see ``host_weights``."""
+_ALL = _Band(0.0, inf)
 
-    def __init__(self, x: torch.Tensor) -> None:
+
+class HostWeights:
+    """The weights of one layer; candidates begin at the lower ends of the widest bands in which m_k and m_{k+1}
+    probably lie, and are sorted where they are few.
+
+    x: float32 or float64 [n].
+    p: about the share that is pruned of each sign's weights, or, with ``joint``, of all.
+    """
+
+    def __init__(self, x: torch.Tensor, p: float, joint: bool, near: Near | None = None) -> None:
         self._x = x.numpy()
         self._number: Any = self._x.dtype.type
-        self._parts = [Part(self._x[start : start + _CHUNK]) for start in range(0, len(x), _CHUNK)]
-        self._low = 0.0, 0.0  # magnitudes from which on all weights, negative and positive ones, are candidates
+        self._parts = [Part(self._x[start : start + _CHUNK]) for start in range(0, max(len(x), 1), _CHUNK)]
         self._also_pruned: np.ndarray | None = None
+        signs = (0,) if joint else (-1, 1)
+        if len(x) <= _FEW:
+            self._bands = {sign: [_ALL] for sign in signs}
+        else:
+            self._bands = {sign: self._likely_bands(sign, p, near) for sign in signs}
+        lows = [bands[-1].low for bands in self._bands.values()]
+        self._take_candidates(lows[0], lows[-1], near.where if near else ())
 
     def survey(self) -> Survey:
         """Counts and extremes."""
-        raise NotImplementedError
+        counts = _each(Part.count_signs, self._parts)
+        n_neg, n_pos = sum([n for n, _ in counts]), sum([n for _, n in counts])
+        lowest, highest = self._ends()
+        if not (isfinite(lowest) and isfinite(highest)):
+            return Survey(n_neg, n_pos, 0.0, 0.0, _count_not_finite(self._x))
+        if (n_neg and lowest >= 0) or (n_pos and highest <= 0):  # a guess beyond the extreme
+            lowest, highest = float(self._x.min()), float(self._x.max())
+        return Survey(n_neg, n_pos, max(0.0, -lowest), max(0.0, highest), 0)
 
     def magnitudes(self, rank: Rank) -> tuple[float, float]:
         """m_k and m_{k+1}, 1 <= k < n."""
-        raise NotImplementedError
+        pair = self._pair(rank)
+        if pair is None:
+            self._take_candidates(0.0, 0.0)
+            pair = self._pair(rank)
+        assert pair is not None, rank
+        return pair
 
     def prune_first(self, rank: Rank, value: float) -> None:
         """Marks as pruned the first of the weights of magnitude ``value``, as many as make k with the smaller ones."""
@@ -149,59 +177,16 @@ class HostWeights:
         self._low = float(-gap.top), float(gap.bottom)
         hints = known if len(known) == len(self._parts) else (None,) * len(self._parts)
         _each(lambda i: self._parts[i].take_candidates(gap, hints[i]), range(len(self._parts)))
+        few = sum([len(part.values) for part in self._parts]) <= _FEW_CANDIDATES
+        self._ascending = np.sort(np.concatenate([part.values for part in self._parts])) if few else None
 
-
-class FewWeights(HostWeights):
-    """All of them candidates, and sorted."""
-
-    def __init__(self, x: torch.Tensor) -> None:
-        super().__init__(x)
-        self._ascending = np.sort(self._x)
-        zero = self._number(0)
-        self._n_neg = int(self._ascending.searchsorted(zero))
-        self._first_pos = int(self._ascending.searchsorted(zero, side="right"))
-
-    def survey(self) -> Survey:
-        n = len(self._x)
-        lowest, highest = (float(self._ascending[0]), float(self._ascending[-1])) if n else (0.0, 0.0)
-        n_bad = 0 if isfinite(lowest) and isfinite(highest) else _count_not_finite(self._x)  # NaN is sorted to the end
-        return Survey(self._n_neg, n - self._first_pos, max(0.0, -lowest), max(0.0, highest), n_bad)
-
-    def magnitudes(self, rank: Rank) -> tuple[float, float]:
-        if rank.sign < 0:
-            return -float(self._ascending[self._n_neg - rank.k]), -float(self._ascending[self._n_neg - rank.k - 1])
-        m = self._ascending[self._first_pos :] if rank.sign else np.sort(np.abs(self._x))
-        return float(m[rank.k - 1]), float(m[rank.k])
-
-
-class ManyWeights(HostWeights):
-    """Candidates begin at the lower ends of the widest bands in which m_k and m_{k+1} probably lie."""
-
-    def __init__(self, x: torch.Tensor, p: float, joint: bool, near: Near | None) -> None:
-        super().__init__(x)
-        self._bands = {sign: self._likely_bands(sign, p, near) for sign in ((0,) if joint else (-1, 1))}
-        lows = [bands[-1].low for bands in self._bands.values()]
-        self._take_candidates(lows[0], lows[-1], near.where if near else ())
-
-    def survey(self) -> Survey:
-        counts = _each(Part.count_signs, self._parts)
-        n_neg, n_pos = sum(n for n, _ in counts), sum(n for _, n in counts)
-        ends = [(float(part.values.min()), float(part.values.max())) for part in self._parts if len(part.values)]
-        if not all(isfinite(low) and isfinite(high) for low, high in ends):  # NaN, if there is one, is both
-            return Survey(n_neg, n_pos, 0.0, 0.0, _count_not_finite(self._x))
-        lowest, highest = min((low for low, _ in ends), default=0.0), max((high for _, high in ends), default=0.0)
-        if (n_neg and lowest >= 0) or (n_pos and highest <= 0):  # a guess beyond the extreme
-            lowest, highest = float(self._x.min()), float(self._x.max())
-        return Survey(n_neg, n_pos, max(0.0, -lowest), max(0.0, highest), 0)
-
-    def magnitudes(self, rank: Rank) -> tuple[float, float]:
-        for band in (*self._bands[rank.sign], _Band(0.0, inf)):
-            if (pair := self._pair(rank, band)) is not None:
-                return pair
-        self._take_candidates(0.0, 0.0)
-        pair = self._pair(rank, _Band(0.0, inf))
-        assert pair is not None, rank
-        return pair
+    def _ends(self) -> tuple[float, float]:
+        """The least and the largest candidate, 0 for none; if one is NaN, so is an end."""
+        if self._ascending is None:
+            values = [part.values for part in self._parts if len(part.values)]
+            ends = np.array([[v.min() for v in values], [v.max() for v in values]])
+            return (float(ends[0].min()), float(ends[1].max())) if values else (0.0, 0.0)
+        return (float(self._ascending[0]), float(self._ascending[-1])) if len(self._ascending) else (0.0, 0.0)
 
     def _likely_bands(self, sign: int, p: float, near: Near | None) -> list[_Band]:
         """From narrow to wide."""
@@ -210,7 +195,7 @@ class ManyWeights(HostWeights):
             if guess > 0:
                 return [_Band(guess * (1 - share), guess * (1 + share)) for share in _NEAR]
         if len(self._x) <= _SAMPLE or p == 0:
-            return [_Band(0.0, inf)]
+            return [_ALL]
         sample = self._x[:: max(16, len(self._x) // _SAMPLE)]
         sample = np.sort(np.abs(sample) if sign == 0 else sample[sample * sign > 0] * sign)
         size = len(sample)
@@ -218,11 +203,17 @@ class ManyWeights(HostWeights):
         first, last = floor(p * size - margin), ceil(p * size + margin)
         return [_Band(float(sample[first]) if first > 0 else 0.0, float(sample[last]) if last < size else inf)]
 
-    def _pair(self, rank: Rank, band: _Band) -> tuple[float, float] | None:
+    def _pair(self, rank: Rank) -> tuple[float, float] | None:
+        """m_k and m_{k+1}, if both are sure to be candidates."""
+        if self._ascending is not None:
+            return self._pair_among_sorted(rank)
+        pairs = (self._pair_in(rank, band) for band in (*self._bands[rank.sign], _ALL))
+        return next((pair for pair in pairs if pair is not None), None)
+
+    def _pair_in(self, rank: Rank, band: _Band) -> tuple[float, float] | None:
         """m_k and m_{k+1}, if the candidates within the band, which are counted from the largest on, hold both."""
-        all_from = self._low[0] if rank.sign < 0 else self._low[1] if rank.sign else max(self._low)
         least = np.nextafter(self._number(0), self._number(1)) if rank.sign else self._number(0)
-        low, high = max(self._number(max(band.low, all_from)), least), self._number(band.high)
+        low, high = max(self._number(max(band.low, self._all_from(rank.sign))), least), self._number(band.high)
         found = _each(lambda part: part.within(rank.sign, low, high), self._parts)
         at = rank.n - rank.k - sum(above for above, _ in found)  # m_{k+1} is so many from the band's end
         if not 1 <= at < sum(len(inside) for _, inside in found):
@@ -230,14 +221,21 @@ class ManyWeights(HostWeights):
         in_band = np.sort(np.concatenate([inside for _, inside in found]))
         return float(in_band[-at - 1]), float(in_band[-at])
 
+    def _pair_among_sorted(self, rank: Rank) -> tuple[float, float] | None:
+        assert self._ascending is not None
+        from_end = rank.n - rank.k  # m_{k+1} is so many from the end, counted from 1
+        if from_end >= len(self._ascending):
+            return None
+        if rank.sign < 0:
+            m_k, m_next = -self._ascending[from_end], -self._ascending[from_end - 1]
+        else:
+            ascending = self._ascending if rank.sign else np.sort(np.abs(self._ascending))
+            m_k, m_next = ascending[-from_end - 1], ascending[-from_end]
+        return (float(m_k), float(m_next)) if m_k >= self._all_from(rank.sign) else None
 
-def host_weights(x: torch.Tensor, p: float, joint: bool, near: Near | None = None) -> HostWeights:
-    """The weights of one layer.
-
-    x: float32 or float64 [n].
-    p: about the share that is pruned of each sign's weights, or, with ``joint``, of all.
-    """
-    return FewWeights(x) if len(x) <= _FEW else ManyWeights(x, p, joint, near)
+    def _all_from(self, sign: int) -> float:
+        """The magnitude from which on all weights of a sign, or all (0), are candidates."""
+        return self._low[0] if sign < 0 else self._low[1] if sign else max(self._low)
 
 
 def _count_not_finite(x: np.ndarray) -> int:

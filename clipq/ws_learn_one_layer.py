@@ -19,7 +19,7 @@ import torch
 from clipq.conventions import Conventions
 from clipq.device_weights import learn_on_device
 from clipq.errors import WeightError
-from clipq.host_weights import HostWeights, Near, Rank, host_weights
+from clipq.host_weights import HostWeights, Near, Rank
 from clipq.partition import Side, centres, clip_value, edges, intervals, thresholds
 from clipq.quantized_net import LayerSetting
 
@@ -138,7 +138,7 @@ def learn(
     x = x if x.dtype in _NUMPY else x.float()
     make = _learn_on_host if x.device.type == "cpu" else _learn_on_device
     quantized, codes, levels, counts, neg, pos, found = make(x, setting, conventions, name, near)
-    quantized, shape = quantized.to(W.dtype).view(W.shape), W.shape
+    quantized, shape = (quantized if quantized.dtype == W.dtype else quantized.to(W.dtype)).view(W.shape), W.shape
     return LayerQuantization(
         quantized, lambda: codes().view(shape), levels, counts, neg, pos, setting.b, conventions, found
     )
@@ -154,7 +154,7 @@ def _learn_on_device(
 def _learn_on_host(
     x: torch.Tensor, setting: LayerSetting, conventions: Conventions, name: str, near: Near | tuple[float, float] | None
 ) -> Learned:
-    weights = host_weights(x, setting.p, conventions.clip_scope == "all_weights", Near(*near) if near else None)
+    weights = HostWeights(x, setting.p, conventions.clip_scope == "all_weights", Near(*near) if near else None)
     number: Any = _NUMPY[x.dtype]
     neg, pos = _clip(weights, len(x), number, setting.p, conventions, name)
     bounds = thresholds(edges(neg, pos, setting.b, conventions), number, conventions)

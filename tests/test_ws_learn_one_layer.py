@@ -314,6 +314,7 @@ def way(request):
             patch.setattr(learning, "_learn_on_host", learning._learn_on_device)
         else:
             patch.setattr(host_weights, "_FEW", -1 if request.param == "many weights" else 1 << 20)
+            patch.setattr(host_weights, "_FEW_CANDIDATES", -1 if request.param == "many weights" else 1 << 20)
         yield request.param
 
 
