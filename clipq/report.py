@@ -13,22 +13,13 @@ from typing import Any
 
 from clipq.atomic_file import atomic_write, write_text
 from clipq.conventions import Conventions
+from clipq.run_files import RunFiles
 from clipq.text_table import Table
 
 Report = Mapping[str, Any]
 
 PAGE = "report.md"
 FIGURES = "figures"
-#: What a run's folder holds, and what each file is.
-FILES = {
-    "net.clipq": "the compressed network; `clipq info`, `clipq decode` and `clipq encode` work on it",
-    "net.mat": "the same codes, levels and tensors as a MATLAB struct",
-    "config.toml": "the experiment with every key resolved",
-    "search.jsonl": "the search's evaluations, a line each",
-    "report.json": "everything that this page is drawn from",
-}
-
-
 def write_report_page(report: Report, folder: str | Path) -> Path:
     """Writes ``report.md`` and ``figures/*.png`` into ``folder``; the page's path.
 
@@ -71,7 +62,7 @@ def markdown_page(report: Report, figures: Mapping[str, str] | None = None) -> s
         "## Where this comes from",
         _provenance(report),
         "## Files",
-        "\n".join(f"- [`{name}`]({name}): {what}" for name, what in FILES.items()),
+        "\n".join(f"- [`{name}`]({name}): {what}" for name, what in files(report).items()),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
 
@@ -89,7 +80,7 @@ def terminal_table(report: Report, folder: str | Path | None = None) -> str:
         errors_table(report).plain(),
     ]
     if folder is not None:
-        parts.append(f"{Path(folder)}/\n  {', '.join([PAGE, FIGURES + '/', *FILES])}")
+        parts.append(f"{Path(folder)}/\n  {', '.join([PAGE, FIGURES + '/', *files(report)])}")
     return "\n\n".join(parts)
 
 
@@ -123,6 +114,22 @@ def errors_table(report: Report) -> Table:
         ("decoded from the file", "", _error(error["decoded_test"])),
     ]
     return Table(("error", f"validation ({data['val']:,} images)", f"test ({data['test']:,} images)"), rows)
+
+
+def files(report: Report) -> dict[str, str]:
+    """What the run's folder holds, beside this page: name -> what it is."""
+    searches = {}
+    if report["search"]:
+        for number, tried in enumerate(report["selection"]["tried"]):
+            name = RunFiles(Path()).attempt(number).search.name
+            searches[name] = f"the search's evaluations with lambda = {tried['lambda']:g}, a line each"
+    return {
+        "net.clipq": "the compressed network; `clipq info`, `clipq decode` and `clipq encode` work on it",
+        "net.mat": "the same codes, levels and tensors as a MATLAB struct",
+        "config.toml": "the experiment with every key resolved",
+        **searches,
+        "report.json": "everything that this page is drawn from",
+    }
 
 
 def short_name(layer: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from reports import example_report
 
-from clipq.report import errors_table, layers_table, markdown_page, terminal_table, write_report_page
+from clipq.report import errors_table, files, layers_table, markdown_page, terminal_table, write_report_page
 from clipq.text_table import Table
 
 
@@ -101,6 +101,16 @@ def test_how_p_and_b_were_chosen(report, mode: str, words: str):
 
 def test_the_search_is_counted(report):
     assert "12 evaluations for 3 layers" in markdown_page(report)
+
+
+def test_every_search_of_the_run_is_listed(report):
+    assert "search.jsonl" in markdown_page(report) and "search-1.jsonl" not in markdown_page(report)
+    report["selection"]["tried"] = [{"lambda": 2.0, "val_error": 0.03}, {"lambda": 1.0, "val_error": 0.02}]
+    page = markdown_page(report)
+    assert "[`search.jsonl`](search.jsonl): the search's evaluations with lambda = 2" in page
+    assert "[`search-1.jsonl`](search-1.jsonl): the search's evaluations with lambda = 1" in page
+    report["search"] = []
+    assert "jsonl" not in "\n".join(files(report))
 
 
 def test_every_table_of_the_page_is_rectangular(report):
