@@ -18,6 +18,7 @@ from clipq.decode_sparse_quantized_net_v2 import decode_sparse_quantized_net_v2
 from clipq.errors import CheckpointError, ExperimentError, Interrupted, ModelError, WriteError
 from clipq.experiment import load_experiment
 from clipq.networks import build_network
+from clipq.report import files
 from clipq.run import Run
 from clipq.search import Evaluation
 
@@ -261,7 +262,9 @@ def test_the_test_images_are_not_seen_before_the_end(tmp_path: Path, monkeypatch
 
 def test_lambda_falls_until_the_held_out_error_is_accepted(tmp_path: Path) -> None:
     options = {"selection__attempts": "3", "selection__factor": "4", "search__lambda_": "8"}
-    strict = made(tmp_path / "strict", selection__error="0", **options)()["selection"]
+    report = made(tmp_path / "strict", selection__error="0", **options)()
+    assert all((tmp_path / "strict" / name).is_file() for name in files(report)) and "search-2.jsonl" in files(report)
+    strict = report["selection"]
     assert [x["lambda"] for x in strict["tried"]] == [8, 2, 0.5]
     errors = [x["val_error"] for x in strict["tried"]]
     assert strict["lambda"] == (8, 2, 0.5)[errors.index(min(errors))]
