@@ -118,12 +118,14 @@ def kernel_size(shape: tuple[int, ...]) -> int:
 
 
 def _choose(codes: np.ndarray, b: int, negative: int) -> tuple[int, PlanePlan | PatternPlan, np.ndarray]:
-    """The model of fewest bytes, for large layers on the word of a sample of their rows; and which codes occur."""
+    """The model, and which codes occur: planes, but for large layers of which patterns, by a sample, take less."""
     every, kernel = codes.reshape(matrix(codes.shape)), kernel_size(codes.shape)
+    if codes.size <= LARGE:
+        used = np.bincount(codes[codes != 0], minlength=2**b)[1:] > 0
+        return PLANES, _plane_plan(every, b, negative, kernel), used
     patterns = PatternPlan(codes.reshape(-1), b)
     used = patterns.code_counts > 0
-    large = codes.size > LARGE
-    if not _planes_can(every) or (large and not _planes_pay(every, b, negative, kernel, patterns)):
+    if not _planes_can(every) or not _planes_pay(every, b, negative, kernel, patterns):
         return PATTERNS, patterns, used
     planes = _plane_plan(every, b, negative, kernel)
     return (PLANES, planes, used) if planes.size() < patterns.size() else (PATTERNS, patterns, used)

@@ -22,7 +22,7 @@ _LARGEST_OFFSET = 1024
 #: So many rows say at which distances neighbours are alike.
 _OFFSET_ROWS = 64
 #: Of each plane at most about this many ones and as many zeros are fitted to.
-_SAMPLES = 2_000
+_SAMPLES = 2_500
 #: A feature stays only if it saves this many bits, about what its weight takes, and this share of the plane's.
 _WORTH_BITS, _WORTH_SHARE = 11.0, 0.0008
 #: Planes of less information have no features.
@@ -30,7 +30,6 @@ _LEAST_BITS = 400
 _MOST_ITERATIONS = 8
 #: Which features are of use is told by half of the samples, and less exactly.
 _TO_CHOOSE = 20.0
-_PRODUCTS_AT_ONCE = 1 << 18
 _UNIT = math.log(2) / 256  # of log odds
 
 
@@ -224,43 +223,40 @@ def fit_plane(view: View, ones: np.ndarray) -> PlaneSetting:
 
 def _sample(ones: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The numbers of some ones and some zeros, and how many each stands for (float32)."""
-    chosen, weight = [], []
-    for of_value in (ones.nonzero()[0], (~ones).nonzero()[0]):
-        step = max(1, of_value.size // _SAMPLES)
-        chosen.append(of_value[::step])
-        weight.append(np.full(chosen[-1].size, of_value.size / chosen[-1].size, np.float32))
-    return np.concatenate(chosen), np.concatenate(weight)
+    index, weight = [], []
+    n_ones = int(np.count_nonzero(ones))
+    for value, n in ((True, n_ones), (False, ones.size - n_ones)):
+        step = max(1, n // _SAMPLES)
+        chosen = ones.nonzero()[0][::step] if value else (~ones[::step]).nonzero()[0] * step
+        index.append(chosen)
+        weight.append(np.full(chosen.size, n / max(chosen.size, 1), np.float32))
+    return np.concatenate(index), np.concatenate(weight)
 
 
 def _newton(
     x: np.ndarray, ones: np.ndarray, weight: np.ndarray, start: np.ndarray, enough: float = 2.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Weighted logistic regression with a weak ridge: the solution, and the information matrix there.
+    """Weighted logistic regression with a weak ridge: the solution, and the information matrix next to it.
 
-    enough: a step that saves less than this, in units of 1.44 bits, is the last one.
+    enough: a step that is expected to save less than this, in units of 1.44 bits, is the last one.
     """
     solution, ridge = start.astype(float).copy(), np.full(x.shape[1], 1.0)
     ridge[-1] = 1e-3
     loss, information = math.inf, np.diag(ridge)
-    step = np.zeros_like(solution)
+    step, of_ones = np.zeros_like(solution), weight * ones
     for _ in range(_MOST_ITERATIONS):
         z = np.clip(x @ solution.astype(np.float32), -30, 30)
-        odds = np.exp(z)
-        now = float(weight @ (np.log(1 + odds) - ones * z)) + float((ridge[:-1] * solution[:-1] ** 2).sum()) / 2
+        odds = np.exp(z) + 1
+        now = float(weight @ np.log(odds) - of_ones @ z) + float(ridge[:-1] @ solution[:-1] ** 2) / 2
         if now > loss + 1e-6:  # overshot: halfway back
             solution, step = solution - step / 2, step / 2
             continue
-        q = odds / (1 + odds)
-        gradient = x.T @ (weight * (ones - q)) - ridge * solution
-        information = _products(x, x * (weight * q * (1 - q))[:, None]) + np.diag(ridge)
-        if loss - now < enough:
-            break
+        of_zeros = weight / odds
+        of_both = weight - of_zeros
+        gradient = x.T @ (of_ones - of_both) - ridge * solution
+        information = x.T @ (x * (of_both * (of_zeros / weight))[:, None]) + np.diag(ridge)
         loss, step = now, np.linalg.solve(information, gradient)
         solution = solution + step
+        if gradient @ step / 2 < enough:
+            break
     return solution, information
-
-
-def _products(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """x.T @ y, by blocks that are too small for several threads to be started on them."""
-    rows = max(_PRODUCTS_AT_ONCE // x.shape[1] ** 2, 1)
-    return np.sum([x[i : i + rows].T @ y[i : i + rows] for i in range(0, x.shape[0], rows)], axis=0)
