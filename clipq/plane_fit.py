@@ -195,20 +195,19 @@ def fit_plane(view: View, ones: np.ndarray) -> PlaneSetting:
     y = ones[index]
     features = {k: view.feature(k, index) for k in setting.weights}
     numbers = [k for k, f in features.items() if np.any(f != f[0])]
-    x = np.empty((index.size, len(numbers) + 1), np.float32)
-    for i, k in enumerate(numbers):
-        np.multiply(features[k], np.float32(_UNIT), out=x[:, i])
-    x[:, -1] = 1
+    x = np.empty((len(numbers) + 1, index.size), np.float32)
+    for row, k in zip(x, numbers, strict=False):
+        np.multiply(features[k], np.float32(_UNIT), out=row)
+    x[-1] = 1
     start = np.append(np.zeros(len(numbers)), setting.mean * _UNIT)
-    solution, information = _newton(x[::2], y[::2], 2 * weight[::2], start, _TO_CHOOSE)
+    half = np.ascontiguousarray(x[:, ::2])
+    solution, information = _newton(half, y[::2], 2 * weight[::2], start, _TO_CHOOSE)
     spread = np.diag(np.linalg.inv(information))
     k, n = int(np.count_nonzero(ones)), ones.size
     worth = max(_WORTH_BITS, _WORTH_SHARE * entropy_bits(k, n))
     stay = np.flatnonzero(solution[:-1] ** 2 / spread[:-1] > 2 * math.log(2) * worth)
     left = [*stay, len(numbers)]
-    if len(left) < x.shape[1]:
-        x = np.ascontiguousarray(x[:, left])
-    solution, information = _newton(x, y, weight, solution[left])
+    solution, information = _newton(x[left], y, weight, solution[left])
     step = 1 << WEIGHT_BITS
     rounded = np.clip(np.round(solution[:-1] * step), -MOST_WEIGHT, MOST_WEIGHT)
     weights = {numbers[i]: int(w) for i, w in zip(stay, rounded, strict=True) if w}
@@ -238,14 +237,15 @@ def _newton(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Weighted logistic regression with a weak ridge: the solution, and the information matrix next to it.
 
+    x: float32 [features, samples], of which the last feature is 1.
     enough: a step that is expected to save less than this, in units of 1.44 bits, is the last one.
     """
-    solution, ridge = start.astype(float).copy(), np.full(x.shape[1], 1.0)
+    solution, ridge = start.astype(float).copy(), np.full(len(x), 1.0)
     ridge[-1] = 1e-3
     loss, information = math.inf, np.diag(ridge)
     step, of_ones = np.zeros_like(solution), weight * ones
     for _ in range(_MOST_ITERATIONS):
-        z = np.clip(x @ solution.astype(np.float32), -30, 30)
+        z = np.clip(solution.astype(np.float32) @ x, -30, 30)
         odds = np.exp(z) + 1
         now = float(weight @ np.log(odds) - of_ones @ z) + float(ridge[:-1] @ solution[:-1] ** 2) / 2
         if now > loss + 1e-6:  # overshot: halfway back
@@ -253,8 +253,8 @@ def _newton(
             continue
         of_zeros = weight / odds
         of_both = weight - of_zeros
-        gradient = x.T @ (of_ones - of_both) - ridge * solution
-        information = x.T @ (x * (of_both * (of_zeros / weight))[:, None]) + np.diag(ridge)
+        gradient = x @ (of_ones - of_both) - ridge * solution
+        information = x @ (x * (of_both * of_zeros / weight)).T + np.diag(ridge)
         loss, step = now, np.linalg.solve(information, gradient)
         solution = solution + step
         if gradient @ step / 2 < enough:
