@@ -63,16 +63,14 @@ class _Writer:
         ones = self._truth.at(view.number, view.items.at)
         view.learn_all(ones)
         q, bits = self._fitted_probabilities(view, ones)
-        ends = [run.stop for run in view.runs()]
-        of_run = np.array([float(bits[start:stop].sum()) for start, stop in pairwise([0, *ends])])
-        self.taken.append(_Taken(view.number, ones, q.astype(np.uint16), ends, of_run, last_slab))
+        self.taken.append(_Taken(view.number, ones, q, [run.stop for run in view.runs()], bits, last_slab))
         return ones
 
     def narrow(self, kept: int) -> None:
         self.narrowed = len(self.taken), kept
 
     def _fitted_probabilities(self, view: View, ones: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Probabilities, and the bits of each decision; of a plane's first items its setting is chosen."""
+        """As ``coded``; of a plane's first items its setting is chosen."""
         settings, i = self._settings, view.number
         if i in self._fitted or not settings[i].weights:
             self._fitted.add(i)
@@ -90,9 +88,13 @@ class _Writer:
 
 
 def coded(view: View, ones: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities of a plane's items, and the bits that their decisions take."""
-    q = view.all_probabilities()
-    return q, _BITS_OF.take(np.where(ones, q, ONE - q))
+    """Probabilities of a plane's items, uint16, and the bits that the decisions of each run take, float64 [runs]."""
+    q, bits = np.empty(ones.size, np.uint16), []
+    for run, p in view.all_probabilities():
+        part = slice(run.start, run.stop)
+        q[part] = p
+        bits.append(_BITS_OF.take(np.where(ones[part], p, ONE - p)).sum(dtype=np.float64))
+    return q, np.array(bits)
 
 
 class _Reader:

@@ -69,18 +69,16 @@ class Truth:
 
     def begin(self, first: int, last: int) -> None:
         """The slab of rows ``first`` to ``last`` - 1 is next."""
-        shape = (last - first, self._grid.columns + self._grid.margin)
-        self._slab_magnitude, self._slab_negative = np.zeros(shape, np.uint8), np.zeros(shape, np.bool_)
-        self._slab_magnitude[:, : self._grid.columns] = self._magnitude[first:last]
-        self._slab_negative[:, : self._grid.columns] = self._negative[first:last]
+        rows, columns, margin = last - first, self._grid.columns, self._grid.margin
+        self._slab_magnitude = np.zeros(margin + rows * (columns + margin), np.uint8)
+        self._slab_negative = np.zeros(self._slab_magnitude.size, np.bool_)
+        for padded, of in ((self._slab_magnitude, self._magnitude), (self._slab_negative, self._negative)):
+            padded[margin:].reshape(rows, columns + margin)[:, :columns] = of[first:last]
 
     def at(self, number: int, at: np.ndarray) -> np.ndarray:
         """bool: the decisions of plane ``number`` at these places of the slab."""
-        place = at - self._grid.margin
         plane = self._planes[number]
-        if plane.kind == "sign":
-            return self._slab_negative.reshape(-1).take(place)
-        return decide(plane, self._slab_magnitude.reshape(-1).take(place))
+        return self._slab_negative.take(at) if plane.kind == "sign" else decide(plane, self._slab_magnitude.take(at))
 
 
 def decide(plane: Plane, magnitude: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ docs/format.md, "Planes"; the order is that of ``clipq.plane_order``, the model 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -199,19 +199,18 @@ class View:
             likeness.learn(row, column, phases.stop, ones[start:stop])
         return out
 
-    def all_probabilities(self) -> np.ndarray:
-        """The probability of a one for each item, after ``learn_all``."""
-        known, written, parts = self._known, self._written, []
+    def all_probabilities(self) -> Iterator[tuple[Run, np.ndarray]]:
+        """Each run in turn and the probability of a one for each of its items, after ``learn_all``."""
+        known, written = self._known, self._written
         self._fixed = None
         assert written is not None
         again = any(0 <= k - self.numbers.neighbour(0) < self.numbers.d for k in self.setting.weights)
         if again:  # as when it is read: neighbours' values are there from the next run on
             known.values[:] = 0
         for i, run in enumerate(self.runs()):
-            parts.append(self.probabilities(run, i))
+            yield run, self.probabilities(run, i)
             if again:
                 self._learn_neighbours(slice(run.start, run.stop), written.ones)
-        return np.concatenate([np.zeros(0, np.int32), *parts])
 
     def probabilities(self, run: Run, i: int = 0) -> np.ndarray:
         """The probability of a one for each item of the i-th run, int32 in units of 2^-15."""
