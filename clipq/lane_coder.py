@@ -28,6 +28,7 @@ _ROUNDED_UP, _HELD_BACK = 1.25, 0.6
 _FIELDS_AT_ONCE, _SYMBOLS_AT_ONCE = 1 << 14, 1 << 14
 _FEW = 1000
 _FROM_HIGHEST = np.arange(STATE_BITS - 1, -1, -1, dtype=np.int32)
+_WORTH = (1 << _FROM_HIGHEST).astype(np.float32)
 #: The bits that a state lacks, by what is left of it without its lowest ones: after a symbol it is 2^_SHORTEST or more.
 _SHORTEST = STATE_BITS - PROBABILITY_BITS
 _MISSING = np.repeat(np.arange(PROBABILITY_BITS + 1, -1, -1, dtype=np.int32), [1, *(1 << np.arange(PROBABILITY_BITS + 1))])
@@ -387,8 +388,8 @@ def _few_backward(share: np.ndarray, start: np.ndarray, state: np.ndarray) -> tu
 
 def _start(state: np.ndarray, bits: _BitQueue) -> None:
     """Starts lanes from the stream's last bits, which the decoder gets back when it closes these lanes."""
-    taken = bits.take(state.size * STATE_BITS).reshape(-1, STATE_BITS)
-    state[:] = _LOW + taken @ (1 << np.arange(STATE_BITS - 1, -1, -1))
+    taken = bits.take(state.size * STATE_BITS).reshape(-1, STATE_BITS).astype(np.float32)
+    state[:] = _LOW + (taken @ _WORTH).astype(np.int32)  # exact
 
 
 def _bit_length(x: np.ndarray) -> np.ndarray:
@@ -398,9 +399,12 @@ def _bit_length(x: np.ndarray) -> np.ndarray:
 
 def _as_bits(values: np.ndarray, widths: np.ndarray) -> np.ndarray:
     """The bits of each value, the highest of its width first: uint8 of 0 and 1."""
-    last = np.cumsum(widths, dtype=np.int32) - 1
-    shifts = np.repeat(last, widths) - np.arange(int(last[-1]) + 1 if last.size else 0, dtype=np.int32)
-    return ((np.repeat(values, widths) >> shifts) & 1).astype(np.uint8)
+    ends = widths.cumsum(dtype=np.int32)
+    shifts = ends.repeat(widths)
+    shifts -= np.arange(1, shifts.size + 1, dtype=np.int32)
+    bits = values.repeat(widths)
+    bits >>= shifts
+    return bits.astype(np.uint8) & np.uint8(1)
 
 
 class _QueueShortError(Exception):
@@ -434,14 +438,16 @@ class _BitQueue:
         Raises:
             _QueueShortError: there are fewer.
         """
-        fields, size = [], self._end.size
-        while size < n:
-            if not self._fields:
-                raise _QueueShortError(n - size)
-            fields.append(self._fields.popleft())
-            size += int(fields[-1][1].sum())
-        bits = np.concatenate([_as_bits(*_joined(fields)), self._end])
-        self._end, taken = bits[: size - n], bits[size - n :]
+        missing = n - self._end.size
+        if missing > 0:
+            fields = []
+            while missing > 0:
+                if not self._fields:
+                    raise _QueueShortError(missing)
+                fields.append(self._fields.popleft())
+                missing -= int(np.add.reduce(fields[-1][1]))
+            self._end = np.concatenate([_as_bits(*_joined(fields)), self._end])
+        self._end, taken = self._end[: self._end.size - n], self._end[self._end.size - n :]
         return taken
 
     def packed(self) -> tuple[bytes, int]:
@@ -452,8 +458,7 @@ class _BitQueue:
 
 def _joined(fields: Iterable[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
     """These fields, the last ones first."""
-    none = np.zeros(0, np.int32)
-    values, widths = zip((none, none), *fields, strict=True)
+    values, widths = zip(*fields, strict=True)
     return np.concatenate(values[::-1]), np.concatenate(widths[::-1])
 
 
