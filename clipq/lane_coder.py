@@ -188,12 +188,12 @@ class LaneDecoder:
         state += entry.view(np.int32)
         self._refill(state)
 
-    def finish(self) -> None:
-        """Raises ValueError if a bit is left that is not zero."""
+    def finish(self) -> np.ndarray:
+        """Closes all lanes: the bits that are left then, uint8 of 0 and 1."""
+        self.close(0)
         self._append_returned()
-        rest = np.unpackbits(self._bytes[self._at // 8 :])[self._at % 8 :]
-        if rest.any():
-            raise ValueError("expected the stream to end with its last symbol, bits are left")
+        bits: np.ndarray = np.unpackbits(self._bytes[self._at // 8 : -(-self._end // 8)])[self._at % 8 :]
+        return bits[: self._end - self._at]
 
     def _refill(self, state: np.ndarray) -> None:
         """Makes the states that have become too short long enough again."""
@@ -299,14 +299,16 @@ class LaneEncoder:
         """As ``LaneDecoder.close``."""
         self._runs.append(_Run(0, _none, None, keep))
 
-    def finish(self, lanes: int) -> tuple[bytes, int]:
-        """The stream and how many bits of it count."""
-        zeros = 0
+    def finish(self, lanes: int, rest: np.ndarray) -> tuple[bytes, int]:
+        """The stream and how many bits of it count.
+
+        rest: uint8 of 0 and 1, what the decoder's ``finish`` gives, but for zeros after it.
+        """
         while True:
             try:
-                return self._code(lanes, _BitQueue(zeros))
+                return self._code(lanes, _BitQueue(rest))
             except _QueueShortError as short:  # too many lanes for the symbols after them: some start from zeros
-                zeros += short.missing
+                rest = np.concatenate([rest, np.zeros(short.missing, np.uint8)])
 
     def _code(self, lanes: int, bits: _BitQueue) -> tuple[bytes, int]:
         state, started = np.full(lanes, _LOW, np.int32), 0
@@ -317,7 +319,6 @@ class LaneEncoder:
             else:
                 planned.append(list(steps(run.size, opened, run.closing)))
             opened = planned[-1][-1][2] if planned[-1] else opened
-        started = opened  # these are never closed
         for run, of_run in zip(reversed(self._runs), reversed(planned), strict=True):
             stop, backward = run.size, _Backward(run.part)
             for count, size, opened in reversed(of_run):
@@ -414,14 +415,14 @@ class _QueueShortError(Exception):
 
 
 class _BitQueue:
-    """A queue of bits that is written at its front and gives bits back from its end, where ``zeros`` zeros stand.
+    """A queue of bits that is written at its front and gives bits back from its end, where ``end`` (0 and 1) stands.
 
     A field is an integer, of which the lowest bits count, and how many.  What has not been asked for yet stays in fields.
     """
 
-    def __init__(self, zeros: int) -> None:
+    def __init__(self, end: np.ndarray) -> None:
         self._fields: deque[tuple[np.ndarray, np.ndarray]] = deque()  # in the order of their coming: the last first
-        self._end = np.zeros(zeros, np.uint8)
+        self._end = end
 
     def put(self, values: np.ndarray, widths: np.ndarray) -> None:
         """Puts copies of these fields, the first one foremost, before everything else."""

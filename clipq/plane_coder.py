@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from clipq.bit_fields import BitReader
+from clipq.bit_fields import BitReader, bit_array
 from clipq.byte_reader import ByteReader
 from clipq.integer_log import PROBABILITY_BITS
 from clipq.lane_coder import ONE, STATE_BITS, LaneDecoder, LaneEncoder, rate_for
@@ -143,8 +143,8 @@ class PlanePlan:
         self._taken, self._narrowed = writer.taken, writer.narrowed
         self.grid, self.settings = _without_unused_offsets(grid, self.settings)
 
-    def encode(self) -> bytes:
-        """Head and stream."""
+    def encode(self, rest: str = "") -> bytes:
+        """Head and stream, with these bits, 0 and 1, at its end."""
         lanes, encoder = self._lanes(), LaneEncoder()
         sign = len(self.settings) - 1
         for i, (plane, ones, q, ends, _, last_slab) in enumerate([*self._taken, _NOTHING]):
@@ -153,15 +153,15 @@ class PlanePlan:
             closing = lanes.closing(plane, sign) if last_slab else None
             for start, stop in pairwise([0, *ends]):
                 encoder.decide(q[start:stop], ones[start:stop], closing and closing._replace(after=ones.size - stop))
-        stream, n_bits = encoder.finish(lanes_at_first(self.grid, self.settings, lanes))
-        head = np.frombuffer(pack_head(self.grid, self._largest, self.settings, lanes).encode(), np.uint8) - ord("0")
+        stream, n_bits = encoder.finish(lanes_at_first(self.grid, self.settings, lanes), bit_array(rest))
+        head = bit_array(pack_head(self.grid, self._largest, self.settings, lanes))
         bits = np.unpackbits(np.frombuffer(stream, np.uint8), count=n_bits)
         return np.packbits(np.concatenate([head, bits, np.ones(1, np.uint8)])).tobytes()
 
     def size(self) -> int:
         """Bytes of head and stream, within a few, without coding them."""
         lanes = self._lanes()
-        wasted = max(lanes.after_mask * STATE_BITS - self._last_bits(), STATE_BITS)
+        wasted = max(lanes.after_mask * STATE_BITS - self._last_bits(), 0)
         head = len(pack_head(self.grid, self._largest, self.settings, lanes))
         return round((head + self.bits() + wasted) / 8) + 1
 
@@ -215,8 +215,10 @@ def lanes_at_first(grid: Grid, settings: Sequence[PlaneSetting], lanes: Lanes) -
 
 def decode_planes(
     reader: ByteReader, rows: int, columns: int, kernel: int, largest: int
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Magnitudes (uint8 [R, C]) and negative weights (bool [R, C]) from what is left but for zero bytes at the end.
+
+    And the bits that are at the stream's end, uint8 of 0 and 1, with zeros after them.
 
     Raises:
         ClipqFormatError: InvalidValueError, TruncatedError or AbsurdSizeError.
@@ -236,7 +238,7 @@ def decode_planes(
                 raise ValueError(f"expected magnitudes up to {largest}, got {int(sizes.max())}")
             magnitude[first + kept.row, kept.column] = sizes
             negative[first + kept.row, kept.column] = signs
-        decoder.finish()
+        rest = decoder.finish()
     except ValueError as fault:
         reader.invalid(str(fault))
-    return magnitude, negative
+    return magnitude, negative, rest

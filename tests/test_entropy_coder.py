@@ -16,8 +16,7 @@ from clipq.quantized_net import QuantizedLayer, QuantizedNet
 
 
 def _section(layer: QuantizedLayer) -> bytes:
-    section = encode_entropy(layer)
-    return section.header + section.codebook + section.stream
+    return encode_entropy(layer).data
 
 
 def _decoded(data: bytes, layer: QuantizedLayer) -> np.ndarray:
