@@ -26,7 +26,7 @@ _SAMPLES = 2_500
 #: A feature stays only if it saves this many bits, about what its weight takes, and this share of the plane's.
 _WORTH_BITS, _WORTH_SHARE = 11.0, 0.0008
 #: Planes of less information have no features.
-_LEAST_BITS = 400
+_LEAST_BITS = 600
 _MOST_ITERATIONS = 8
 #: Which features are of use is told by half of the samples, and less exactly.
 _TO_CHOOSE = 20.0
