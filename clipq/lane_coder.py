@@ -31,7 +31,8 @@ _FROM_HIGHEST = np.arange(STATE_BITS - 1, -1, -1, dtype=np.int32)
 _WORTH = (1 << _FROM_HIGHEST).astype(np.float32)
 #: The bits that a state lacks, by what is left of it without its lowest ones: after a symbol it is 2^_SHORTEST or more.
 _SHORTEST = STATE_BITS - PROBABILITY_BITS
-_MISSING = np.repeat(np.arange(PROBABILITY_BITS + 1, -1, -1, dtype=np.int32), [1, *(1 << np.arange(PROBABILITY_BITS + 1))])
+_LENGTHS = np.arange(PROBABILITY_BITS + 2, dtype=np.int32)
+_MISSING = np.repeat(_LENGTHS[::-1], 1 << np.maximum(_LENGTHS - 1, 0))
 #: Steps of so few symbols are faster without arrays.
 _ONE_BY_ONE = 32
 #: Streams of at most so many bytes are looked up by the bit.
@@ -145,7 +146,7 @@ class LaneDecoder:
     def _decide_few(self, q: list[int], states: list[int]) -> list[bool]:
         """Some steps of ``decide`` on few lanes, all in each, without the fixed cost of array operations."""
         ones: list[bool] = []
-        lanes, words, at = len(states), memoryview(self._words), self._at
+        lanes, words, at = len(states), self._words.data, self._at
         most = lanes * STATE_BITS
         for first in range(0, len(q), lanes):
             if at + most > self._whole:
@@ -246,7 +247,7 @@ class LaneDecoder:
 
 
 def _from_each_bit(words: np.ndarray) -> np.ndarray:
-    """For each bit that a word starts with at each byte: the 31 bits from it on, with zeros at their end (at most 7)."""
+    """For each bit that a word starts with at each byte: the 31 bits from it on, the last of which may be missing."""
     return _without_last((words[:, None] << np.arange(8, dtype=np.uint32)).reshape(-1))
 
 
@@ -417,7 +418,7 @@ class _QueueShortError(Exception):
 class _BitQueue:
     """A queue of bits that is written at its front and gives bits back from its end, where ``end`` (0 and 1) stands.
 
-    A field is an integer, of which the lowest bits count, and how many.  What has not been asked for yet stays in fields.
+    A field is an integer and how many of its lowest bits count.  What has not been asked for yet stays in fields.
     """
 
     def __init__(self, end: np.ndarray) -> None:
