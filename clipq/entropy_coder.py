@@ -102,7 +102,7 @@ def decode_entropy(reader: ByteReader, shape: tuple[int, ...], b: int) -> tuple[
     else:
         largest = max(negative, 2**b - 1 - negative)
         magnitude, is_negative, rest = decode_planes(reader, *matrix(shape), kernel_size(shape), largest)
-        kept = np.flatnonzero(magnitude)
+        kept = np.flatnonzero(magnitude != 0)  # faster than that of integers
         of_kept = _signed_to_codes(magnitude.reshape(-1).take(kept), is_negative.reshape(-1).take(kept), negative)
         if kept.size and int(of_kept.max()) >= 2**b:
             reader.invalid(f"expected codes below 2^{b}, got {int(of_kept.max())}")
@@ -188,7 +188,7 @@ def _leading_negatives(levels: np.ndarray) -> int:
 def _codes_to_signed(codes: np.ndarray, negative: int) -> tuple[np.ndarray, np.ndarray]:
     """Numbers of levels from zero (uint8), and which weights are negative (bool)."""
     table = np.concatenate([[0], np.arange(negative, 0, -1), np.arange(1, 256 - negative)]).astype(np.uint8)
-    return table[codes], (codes > 0) & (codes <= negative)
+    return table.take(codes), (codes > 0) & (codes <= negative)
 
 
 def _signed_to_codes(magnitude: np.ndarray, is_negative: np.ndarray, negative: int) -> np.ndarray:

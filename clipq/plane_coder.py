@@ -145,7 +145,7 @@ class PlanePlan:
 
     def encode(self, rest: str = "") -> bytes:
         """Head and stream, with these bits, 0 and 1, at its end."""
-        lanes, encoder = self._lanes(), LaneEncoder()
+        lanes, encoder = self._lanes(len(rest)), LaneEncoder()
         sign = len(self.settings) - 1
         for i, (plane, ones, q, ends, _, last_slab) in enumerate([*self._taken, _NOTHING]):
             if i == self._narrowed[0]:
@@ -160,7 +160,7 @@ class PlanePlan:
 
     def size(self) -> int:
         """Bytes of head and stream, within a few, without coding them."""
-        lanes = self._lanes()
+        lanes = self._lanes(0)
         wasted = max(lanes.after_mask * STATE_BITS - self._last_bits(), 0)
         head = len(pack_head(self.grid, self._largest, self.settings, lanes))
         return round((head + self.bits() + wasted) / 8) + 1
@@ -173,12 +173,12 @@ class PlanePlan:
         """Bits of the decisions after the last mask."""
         return sum(float(taken.bits.sum()) for taken in self._taken if taken.last_slab and taken.plane)
 
-    def _lanes(self) -> Lanes:
-        """How many lanes the last decisions can take back, and how fast."""
+    def _lanes(self, rest: int) -> Lanes:
+        """How many lanes the last decisions and ``rest`` bits after them can take back, and how fast."""
         n, sign = self.grid.rows * self.grid.columns, len(self.settings) - 1
         each = {taken.plane: taken.each() for taken in self._taken if taken.last_slab and taken.plane in (0, sign)}
         most = min(_MOST_LANES, n // _LEAST_POSITIONS)
-        wanted = min(int(_TAKEN_BACK * self._last_bits() / STATE_BITS), most)
+        wanted = min(int((_TAKEN_BACK * self._last_bits() + rest) / STATE_BITS), most)
         least = -(-n // MAX_POSITIONS_PER_LANE)
         lanes = Lanes.near(wanted, least, rate_for(each.get(0, 0.0)), max(rate_for(each.get(sign, 1.0)), 1))
         most = min(_MOST_IN_MASK, n // _LEAST_POSITIONS)

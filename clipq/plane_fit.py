@@ -108,7 +108,7 @@ class _Kept(NamedTuple):
 
     @classmethod
     def of(cls, magnitude: np.ndarray, negative: np.ndarray) -> _Kept:
-        at = np.flatnonzero(magnitude)
+        at = np.flatnonzero(magnitude != 0)
         row = at // max(magnitude.shape[1], 1)
         column = at - row * magnitude.shape[1]
         shape = (magnitude.shape[0], magnitude.shape[1])
