@@ -21,7 +21,9 @@ from clipq.plane_walk import PlaneWalk, View
 
 #: The share of the last decisions' bits that lanes may take back.
 _TAKEN_BACK = 0.9
-#: The most lanes that are of use: each costs a twentieth of a bit.  In a mask there may be more, and of a small layer
+#: About what a lane costs.
+_BITS_OF_A_LANE = 0.06
+#: The most lanes that are of use.  In a mask there may be more, and of a small layer
 #: there are not more than one for so many weights.
 _MOST_LANES, _MOST_IN_MASK, _LEAST_POSITIONS = 2048, 4096, 64
 #: Layers of fewer weights, and those of which comparing rows takes more products than this, are in fewer runs.
@@ -162,6 +164,7 @@ class PlanePlan:
         """Bytes of head and stream, within a few, without coding them."""
         lanes = self._lanes(0)
         wasted = max(lanes.after_mask * STATE_BITS - self._last_bits(), 0)
+        wasted += _BITS_OF_A_LANE * lanes_at_first(self.grid, self.settings, lanes)
         head = len(pack_head(self.grid, self._largest, self.settings, lanes))
         return round((head + self.bits() + wasted) / 8) + 1
 
