@@ -19,6 +19,8 @@ UNIT = 256
 LARGEST = (1 << 15) - 1
 #: Matrices of fewer weights than this are multiplied whole rather than by blocks of a phase.
 _WHOLE = 1 << 16
+#: Up to so many phases rows are compared by blocks.
+_EARLY = 4
 
 
 class Likeness:
@@ -61,7 +63,17 @@ class Likeness:
         self._known += row.size
         if stop // self._pause > self._compared and stop < PHASES:
             self._compared = stop // self._pause
+            self._compare(stop)
+
+    def _compare(self, stop: int) -> None:
+        """X X' of the decisions up to phase ``stop``: at first only groups near each other have columns in common."""
+        if self._whole or stop > _EARLY:
             np.matmul(self._x, self._x.T, out=self._alike)
+            return
+        for group in range(PHASES):
+            some, parts = slice(*self._first.bounds[group : group + 2]), self._second.between(-group, stop - group)
+            for near in self._first.between(group - stop + 1, group + stop):
+                self._alike[some, near] = sum(self._x[some, known] @ self._x[near, known].T for known in parts)
 
     def _at(self, row: np.ndarray, column: np.ndarray) -> np.ndarray:
         first, second = (column, row) if self._flipped else (row, column)
