@@ -1,6 +1,10 @@
-"""Small integers of few bits each: the head of a stream of planes (docs/format.md, "Head")."""
+"""Small integers of few bits each: the head of a stream of planes, and a codebook (docs/format.md)."""
 
 from __future__ import annotations
+
+from typing import NoReturn
+
+import numpy as np
 
 from clipq.byte_reader import ByteReader, TruncatedError
 
@@ -27,6 +31,11 @@ class BitWriter:
     def signed(self, value: int, order: int) -> None:
         """``signed(order)`` of the document."""
         self.number(2 * value if value >= 0 else -2 * value - 1, order)
+
+
+def bit_array(text: str) -> np.ndarray:
+    """uint8 of 0 and 1."""
+    return np.frombuffer(text.encode(), np.uint8) - np.uint8(ord("0"))
 
 
 def number_size(value: int, order: int) -> int:
@@ -57,12 +66,15 @@ class BitReader:
         self.at += width
         return self._value >> (self._whole - self.at) & ((1 << width) - 1)
 
+    def invalid(self, message: str) -> NoReturn:
+        self._reader.invalid(message)
+
     def number(self, order: int, what: str) -> int:
         zeros = 0
         while not self.bits(1, what):
             zeros += 1
             if zeros > _MOST_BITS:
-                self._reader.invalid(f"{what}: expected an integer below 2^{_MOST_BITS}")
+                self.invalid(f"{what}: expected an integer below 2^{_MOST_BITS}")
         return (1 << (zeros + order) | self.bits(zeros + order, what)) - (1 << order)
 
     def signed(self, order: int, what: str) -> int:

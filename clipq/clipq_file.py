@@ -31,6 +31,8 @@ VERSION = 1
 LAYER_CODERS = ("fixed", "entropy")
 TENSOR_CODERS = ("raw", "entropy")
 MAX_NAME_BYTES = 1024
+#: What the first name is given by its difference from.
+FIRST_NAME = b".weight"
 _LAYER_TYPES = TYPE_NAMES[:4]
 
 
@@ -109,8 +111,8 @@ def pack_directory(directory: Directory) -> bytes:
     names = _packed_names([*order, *directory.aliases])
     out = [varint(len(directory.layers))]
     for layer in directory.layers:
-        out += [next(names), bytes([layer.b | TYPE_NAMES.index(layer.dtype) << 4]), _packed_shape(layer.shape)]
-        out += [bytes([LAYER_CODERS.index(layer.coder)]), varint(layer.length)]
+        kind = layer.b | _LAYER_TYPES.index(layer.dtype) << 4 | LAYER_CODERS.index(layer.coder) << 6
+        out += [next(names), bytes([kind]), _packed_shape(layer.shape), varint(layer.length)]
     out.append(varint(len(directory.tensors)))
     for tensor in directory.tensors:
         out += [next(names), bytes([TYPE_NAMES.index(tensor.dtype)]), _packed_shape(tensor.shape)]
@@ -150,7 +152,7 @@ def open_container(data: bytes | memoryview) -> Container:
 
 def _packed_names(names: Sequence[str]) -> Iterator[bytes]:
     """Each name as its difference from the one before."""
-    before = b""
+    before = FIRST_NAME
     for name in names:
         text = name.encode()
         if len(text) > MAX_NAME_BYTES:
@@ -175,7 +177,7 @@ class _Names:
     """Reads names, each of which is given by its difference from the one before."""
 
     def __init__(self, reader: ByteReader) -> None:
-        self._reader, self._before, self._seen = reader, b"", set[str]()
+        self._reader, self._before, self._seen = reader, FIRST_NAME, set[str]()
 
     def read(self) -> str:
         reader, before = self._reader, self._before
@@ -222,13 +224,12 @@ def _read_entries(reader: ByteReader) -> Directory:
 
 def _read_layer(reader: ByteReader, name: str) -> LayerEntry:
     what = f"layer {name}"
-    type_and_b = reader.u8(f"{what}: type")
-    b = type_and_b & 0x0F
+    kind = reader.u8(f"{what}: kind")
+    b, dtype = kind & 15, _LAYER_TYPES[kind >> 4 & 3]
     if not B_MIN <= b <= B_MAX:
         reader.invalid(f"{what}: expected b from {B_MIN} to {B_MAX}, got {b}")
-    dtype = _choice(reader, f"{what}: type", _LAYER_TYPES, type_and_b >> 4)
+    coder = _choice(reader, f"{what}: coder", LAYER_CODERS, kind >> 6)
     shape = reader.shape(f"{what}: shape")
-    coder = _choice(reader, f"{what}: coder", LAYER_CODERS, reader.u8(f"{what}: coder"))
     length = reader.varint(f"{what}: length")
     check_element_count(math.prod(shape), length, what, reader.offset)
     return LayerEntry(name, dtype, b, shape, coder, length)

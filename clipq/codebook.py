@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from clipq.byte_reader import ByteReader
+from clipq.bit_fields import BitReader, BitWriter
 
 _MANTISSA_BITS = 23
 _SIGN = 1 << 31
@@ -25,35 +25,34 @@ _FIRST_ERRORS, _MOST_ERROR = 400, 512
 _Code = Callable[[int, int], int]
 
 
-def pack_codebook(levels: np.ndarray, used: np.ndarray, negative: int) -> bytes:
-    """Of ``levels`` (float32 [k]) those that are ``used`` (bool [k]); the first ``negative`` of all are negative."""
+def pack_codebook(levels: np.ndarray, used: np.ndarray, negative: int) -> str:
+    """Bits, as 0 and 1, of those ``levels`` (float32 [k]) that are ``used`` (bool [k]); the first ``negative`` of all
+    are negative.
+    """
     sides, bits = _sides(used, negative), levels.view(np.uint32)
     together = int(np.bitwise_or.reduce(bits[used], initial=0)) | 1 << _MANTISSA_BITS
     zeros = (together & -together).bit_length() - 1
     true = iter([(int(bits[i]) ^ sign) >> zeros for side, sign in zip(sides, (_SIGN, 0), strict=True) for i in side])
-    out = _BitWriter()
-    out.put(int(used.all()), 1)
-    if not used.all():
-        out.put(int.from_bytes(np.packbits(used, bitorder="little").tobytes(), "little"), used.size)
-    out.put(zeros, 5)
+    out = BitWriter()
+    out.bits(zeros, 5)
 
     def code(expected: int, about: int) -> int:
         value = next(true)
         folded = 2 * (value - expected) if value >= expected else 2 * (expected - value) - 1
         ones = min(folded >> about, _MOST_ONES)
-        out.put((1 << ones) - 1, min(ones + 1, _MOST_ONES))
+        out.bits((1 << ones) - 1, ones)
         if ones < _MOST_ONES:
-            out.put(folded & ((1 << about) - 1), about)
+            out.bits(folded & ((1 << about) - 1), 1 + about)
         else:
-            out.put(value, 32 - zeros)
+            out.bits(value, 32 - zeros)
         return value
 
     _walk(sides, zeros, code)
-    return out.packed()
+    return out.text
 
 
-def read_codebook(reader: ByteReader, size: int, negative: int) -> tuple[np.ndarray, np.ndarray]:
-    """Levels, float32 [size], and which are used, bool [size].
+def read_codebook(bits: BitReader, used: np.ndarray, negative: int) -> np.ndarray:
+    """Levels, float32 [k], of which those that are ``used`` (bool [k]) are there.
 
     A level that is not used is read as the used one before it, the first used one where there is none before it, and 0
     where none is used.
@@ -61,33 +60,29 @@ def read_codebook(reader: ByteReader, size: int, negative: int) -> tuple[np.ndar
     Raises:
         ClipqFormatError: InvalidValueError or TruncatedError.
     """
-    bits = _BitReader(reader)
-    used = np.array([1] * size if bits.take(1) else [bits.take(1) for _ in range(size)], np.bool_)
-    sides = _sides(used, negative)
-    zeros = bits.take(5)
+    sides, zeros = _sides(used, negative), bits.bits(5, "codebook")
     if zeros > _MANTISSA_BITS:
-        reader.invalid(f"zeros at the end of all levels: expected at most {_MANTISSA_BITS}, got {zeros}")
+        bits.invalid(f"zeros at the end of all levels: expected at most {_MANTISSA_BITS}, got {zeros}")
 
     def code(expected: int, about: int) -> int:
         ones = 0
-        while ones < _MOST_ONES and bits.take(1):
+        while ones < _MOST_ONES and bits.bits(1, "codebook"):
             ones += 1
         if ones == _MOST_ONES:
-            return bits.take(32 - zeros)
-        folded = ones << about | bits.take(about)
+            return bits.bits(32 - zeros, "codebook")
+        folded = ones << about | bits.bits(about, "codebook")
         value = expected - (folded + 1) // 2 if folded & 1 else expected + folded // 2
         if not 0 <= value < 1 << (32 - zeros):
-            reader.invalid(f"level: expected {32 - zeros} bits, got the number {value}")
+            bits.invalid(f"level: expected {32 - zeros} bits, got the number {value}")
         return value
 
     values = _walk(sides, zeros, code)
-    bits.finish()
     found = np.zeros(used.size, np.uint32)
     found[sides[0] + sides[1]] = np.array(values, np.uint32) << np.uint32(zeros)
     found[sides[0]] ^= np.uint32(_SIGN)
     places = np.flatnonzero(used)
     nearest = places[np.maximum(np.cumsum(used) - 1, 0)] if places.size else np.arange(used.size)
-    return found[nearest].view(np.float32), used
+    return found[nearest].view(np.float32)
 
 
 def _sides(used: np.ndarray, negative: int) -> tuple[list[int], list[int]]:
@@ -153,38 +148,3 @@ class _Spacing:
         """With its leading one, where it has one."""
         one = 1 << self._width
         return value & (one - 1) | (one if value >> self._width else 0)
-
-
-class _BitWriter:
-    """Bits, the first one the lowest of the first byte; so a number's lowest bit comes first."""
-
-    def __init__(self) -> None:
-        self._bits, self._size = 0, 0
-
-    def put(self, value: int, width: int) -> None:
-        self._bits |= value << self._size
-        self._size += width
-
-    def packed(self) -> bytes:
-        return self._bits.to_bytes((self._size + 7) // 8, "little")
-
-
-class _BitReader:
-    """The inverse; takes only as many bytes as it needs."""
-
-    def __init__(self, reader: ByteReader) -> None:
-        self._reader, self._bits, self._size = reader, 0, 0
-
-    def take(self, width: int) -> int:
-        while self._size < width:
-            self._bits |= self._reader.u8("codebook") << self._size
-            self._size += 8
-        value = self._bits & ((1 << width) - 1)
-        self._bits >>= width
-        self._size -= width
-        return value
-
-    def finish(self) -> None:
-        """Checks that the last byte's unused bits are 0."""
-        if self._bits:
-            self._reader.invalid(f"codebook: expected {self._size} unused bits of 0 at the end, got {self._bits:#x}")

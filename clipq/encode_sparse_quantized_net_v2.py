@@ -163,10 +163,12 @@ def _encode_layer(layer: QuantizedLayer, coder: Coder, conventions: Conventions)
 def _encode_entropy(layer: QuantizedLayer) -> EncodedLayer:
     """The section of coder ``entropy``."""
     section = encode_entropy(layer)
-    parts = {"header": len(section.header), "codebook": len(section.codebook), "codes": len(section.stream)}
-    parts["padding"] = padding_size(layer.codes.size, sum(parts.values()))
-    parts["checksum"] = CRC_SIZE
-    data = section.header + section.codebook + section.stream + bytes(parts["padding"])
+    padding = padding_size(layer.codes.size, len(section.data))
+    parts = {
+        "header": len(section.header), "codebook": section.codebook, "codes": len(section.stream) - section.codebook,
+        "padding": padding, "checksum": CRC_SIZE,
+    }  # fmt: skip
+    data = section.data + bytes(padding)
     return EncodedLayer(layer.name, layer.shape, layer.dtype, layer.b, layer.levels, "entropy", data, parts, None)
 
 

@@ -1,4 +1,4 @@
-"""A layer's section of coder ``entropy``: codebook, and codes by the model that makes them smallest.
+"""A layer's section of coder ``entropy``: codes by the model that makes them smallest, and codebook.
 
 ``planes`` (``clipq.plane_coder``) knows of rows, columns and neighbours; ``patterns`` (``clipq.pattern_coder``) of
 nothing but is several times faster, and as good where weights are independent.  docs/format.md, coder ``entropy``.
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from clipq.bit_fields import BitReader
 from clipq.byte_reader import ByteReader
 from clipq.codebook import pack_codebook, read_codebook
 from clipq.one_blas_thread import one_blas_thread
@@ -33,22 +34,26 @@ _BITS_PER_LEVEL = 22
 
 @dataclass(frozen=True)
 class EntropySection:
-    """The parts of a section, in their order."""
+    """A section, and about how many of its bytes are those of the codebook."""
 
     header: bytes
-    codebook: bytes
     stream: bytes
+    codebook: int
+
+    @property
+    def data(self) -> bytes:
+        return self.header + self.stream
 
 
 @one_blas_thread()
 def encode_entropy(layer: QuantizedLayer) -> EntropySection:
     """The section of a layer."""
     if not layer.codes.any():
-        return EntropySection(bytes([EMPTY]), b"", b"")
+        return EntropySection(bytes([EMPTY]), b"", 0)
     negative = _leading_negatives(layer.levels)
     model, plan, used = _choose(layer.codes, layer.b, negative)
-    head = _head(model, negative, layer.b)
-    return EntropySection(head, pack_codebook(layer.levels, used, negative), plan.encode())
+    codebook = pack_codebook(layer.levels, used, negative)
+    return EntropySection(_head(model, negative, layer.b), plan.encode(codebook), len(codebook) // 8)
 
 
 def _head(model: int, negative: int, b: int) -> bytes:
@@ -70,7 +75,7 @@ def entropy_size(codes: np.ndarray, b: int, levels: np.ndarray | None = None) ->
     if levels is None:
         codebook = _BITS_PER_LEVEL * int(np.count_nonzero(used)) // 8
     else:
-        codebook = len(pack_codebook(levels.astype(np.float32, copy=False), used, negative))
+        codebook = len(pack_codebook(levels.astype(np.float32, copy=False), used, negative)) // 8
     return 2 + size, codebook
 
 
@@ -91,19 +96,33 @@ def decode_entropy(reader: ByteReader, shape: tuple[int, ...], b: int) -> tuple[
             f"expected model {PLANES} or {PATTERNS} ({EMPTY} of no weights), up to {2**b - 1} negative codes, "
             f"got {model} of {n} weights, {negative} negative codes"
         )
-    levels, _ = read_codebook(reader, 2**b - 1, negative)
     if model == PATTERNS:
-        codes = decode_patterns(reader, n, b)
+        codes, rest = decode_patterns(reader, n, b)
+        of_kept = codes[codes != 0]
     else:
         largest = max(negative, 2**b - 1 - negative)
-        magnitude, is_negative = decode_planes(reader, *matrix(shape), kernel_size(shape), largest)
-        kept = np.flatnonzero(magnitude)
+        magnitude, is_negative, rest = decode_planes(reader, *matrix(shape), kernel_size(shape), largest)
+        kept = np.flatnonzero(magnitude != 0)  # faster than that of integers
         of_kept = _signed_to_codes(magnitude.reshape(-1).take(kept), is_negative.reshape(-1).take(kept), negative)
         if kept.size and int(of_kept.max()) >= 2**b:
             reader.invalid(f"expected codes below 2^{b}, got {int(of_kept.max())}")
         codes = np.zeros(n, np.uint8)
         codes[kept] = of_kept
-    return levels, codes.reshape(shape)
+    return _read_levels(reader, rest, _used(of_kept, b), negative), codes.reshape(shape)
+
+
+def _read_levels(reader: ByteReader, rest: np.ndarray, used: np.ndarray, negative: int) -> np.ndarray:
+    """The levels from the bits ``rest`` (uint8 of 0 and 1) of a stream, which are zeros after them."""
+    bits = BitReader(reader, np.packbits(np.append(rest, np.uint8(1))).tobytes())
+    levels = read_codebook(bits, used, negative)
+    if rest[bits.at :].any():
+        reader.invalid("expected the stream to end with the codebook, bits are left")
+    return levels
+
+
+def _used(codes: np.ndarray, b: int) -> np.ndarray:
+    """Which codes from 1 on occur among ``codes`` (uint8 or uint16, none 0): bool [2^b - 1]."""
+    return np.bincount(codes, minlength=2**b)[1:] > 0
 
 
 def matrix(shape: tuple[int, ...]) -> tuple[int, int]:
@@ -118,12 +137,13 @@ def kernel_size(shape: tuple[int, ...]) -> int:
 
 
 def _choose(codes: np.ndarray, b: int, negative: int) -> tuple[int, PlanePlan | PatternPlan, np.ndarray]:
-    """The model of fewest bytes, for large layers on the word of a sample of their rows; and which codes occur."""
+    """The model, and which codes occur: planes, but for large layers of which patterns, by a sample, take less."""
     every, kernel = codes.reshape(matrix(codes.shape)), kernel_size(codes.shape)
+    if codes.size <= LARGE:
+        return PLANES, _plane_plan(every, b, negative, kernel), _used(codes[codes != 0], b)
     patterns = PatternPlan(codes.reshape(-1), b)
     used = patterns.code_counts > 0
-    large = codes.size > LARGE
-    if not _planes_can(every) or (large and not _planes_pay(every, b, negative, kernel, patterns)):
+    if not _planes_can(every) or not _planes_pay(every, b, negative, kernel, patterns):
         return PATTERNS, patterns, used
     planes = _plane_plan(every, b, negative, kernel)
     return (PLANES, planes, used) if planes.size() < patterns.size() else (PATTERNS, patterns, used)
@@ -168,7 +188,7 @@ def _leading_negatives(levels: np.ndarray) -> int:
 def _codes_to_signed(codes: np.ndarray, negative: int) -> tuple[np.ndarray, np.ndarray]:
     """Numbers of levels from zero (uint8), and which weights are negative (bool)."""
     table = np.concatenate([[0], np.arange(negative, 0, -1), np.arange(1, 256 - negative)]).astype(np.uint8)
-    return table[codes], (codes > 0) & (codes <= negative)
+    return table.take(codes), (codes > 0) & (codes <= negative)
 
 
 def _signed_to_codes(magnitude: np.ndarray, is_negative: np.ndarray, negative: int) -> np.ndarray:

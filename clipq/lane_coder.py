@@ -25,11 +25,14 @@ _SLOT = np.int32(ONE - 1)
 #: Lanes are closed in steps, and so some of them late; and a lane that stays open holds bits back.
 _ROUNDED_UP, _HELD_BACK = 1.25, 0.6
 #: So that what is worked on stays in the processor's cache.
-_FIELDS_AT_ONCE, _SYMBOLS_AT_ONCE = 1 << 14, 1 << 16
+_FIELDS_AT_ONCE, _SYMBOLS_AT_ONCE = 1 << 14, 1 << 14
 _FEW = 1000
 _FROM_HIGHEST = np.arange(STATE_BITS - 1, -1, -1, dtype=np.int32)
-#: What the exponent of a state as float32 and the bits it lacks are together.
-_MISSING = np.int32(STATE_BITS + 1 + 126)
+_WORTH = (1 << _FROM_HIGHEST).astype(np.float32)
+#: The bits that a state lacks, by what is left of it without its lowest ones: after a symbol it is 2^_SHORTEST or more.
+_SHORTEST = STATE_BITS - PROBABILITY_BITS
+_LENGTHS = np.arange(PROBABILITY_BITS + 2, dtype=np.int32)
+_MISSING = np.repeat(_LENGTHS[::-1], 1 << np.maximum(_LENGTHS - 1, 0))
 #: Steps of so few symbols are faster without arrays.
 _ONE_BY_ONE = 32
 #: Streams of at most so many bytes are looked up by the bit.
@@ -135,32 +138,34 @@ class LaneDecoder:
         np.less(slot, q, out=ones)
         share *= q
         slot += share
+        share += q
         state -= share
-        state -= q
         np.copyto(state, slot, where=ones)
         self._refill(state)
 
     def _decide_few(self, q: list[int], states: list[int]) -> list[bool]:
         """Some steps of ``decide`` on few lanes, all in each, without the fixed cost of array operations."""
         ones: list[bool] = []
-        lanes, words, at = len(states), self._words, self._at
+        lanes, words, at = len(states), self._words.data, self._at
         most = lanes * STATE_BITS
         for first in range(0, len(q), lanes):
-            for lane, (share, state) in enumerate(zip(q[first : first + lanes], states, strict=True)):
-                slot = state & (ONE - 1)
-                one = slot < share
-                ones.append(one)
-                high = state >> PROBABILITY_BITS
-                states[lane] = share * high + slot if one else state - share * (high + 1)
             if at + most > self._whole:
                 self._append_returned()
-            for lane, state in enumerate(states):
+            for lane, share in enumerate(q[first : first + lanes]):
+                state = states[lane]
+                slot, high = state & (ONE - 1), state >> PROBABILITY_BITS
+                one = slot < share
+                ones.append(one)
+                state = share * high + slot if one else state - share * (high + 1)
                 if state < _LOW:
                     missing = STATE_BITS + 1 - state.bit_length()
-                    word = int(words[at >> 3]) << (at & 7) & 0xFFFFFFFF
-                    states[lane] = state << missing | word >> (32 - missing)
+                    state = state << missing | (words[at >> 3] << (at & 7) & 0xFFFFFFFF) >> (32 - missing)
                     at += missing
-            self._advance(at - self._at)
+                states[lane] = state
+            if at > self._whole:
+                self._at = at
+                self._append_returned()
+        self._at = at
         return ones
 
     def symbols(self, table: SymbolTable, n: int, closing: Closing | None = None) -> np.ndarray:
@@ -184,44 +189,33 @@ class LaneDecoder:
         state += entry.view(np.int32)
         self._refill(state)
 
-    def finish(self) -> None:
-        """Raises ValueError if a bit is left that is not zero."""
+    def finish(self) -> np.ndarray:
+        """Closes all lanes: the bits that are left then, uint8 of 0 and 1."""
+        self.close(0)
         self._append_returned()
-        rest = np.unpackbits(self._bytes[self._at // 8 :])[self._at % 8 :]
-        if rest.any():
-            raise ValueError("expected the stream to end with its last symbol, bits are left")
+        bits: np.ndarray = np.unpackbits(self._bytes[self._at // 8 : -(-self._end // 8)])[self._at % 8 :]
+        return bits[: self._end - self._at]
 
     def _refill(self, state: np.ndarray) -> None:
         """Makes the states that have become too short long enough again."""
-        low = (state < _LOW).nonzero()[0]
-        if low.size:
-            short = state.take(low)
-            missing = _MISSING - (short.astype(np.float32).view(np.int32) >> 23)
-            short <<= missing
-            short |= self._read(missing)
-            state[low] = short
+        missing = _MISSING.take(state >> _SHORTEST)
+        state <<= missing
+        state |= self._read(missing)
 
     def _read(self, widths: np.ndarray) -> np.ndarray:
-        """The next unsigned integers of the given widths, int32 from 1 to 21."""
-        starts = widths.cumsum(dtype=np.int32)
-        first = self._at
-        self._advance(int(starts[-1]))
+        """The next unsigned integers of the given widths, int32 from 0 to STATE_BITS."""
+        starts, first = widths.cumsum(dtype=np.int32), self._at
+        self._at += int(starts[-1])
+        if self._at > self._whole:
+            self._append_returned()
         starts -= widths
         if self._from_bit is not None:
             words = self._from_bit[first:].take(starts)
         else:
             starts += first & 7
-            words = self._words[first >> 3 :].take(starts >> 3)
-            words <<= (starts & 7).view(np.uint32)
-        words >>= (32 - widths).view(np.uint32)
-        return words.view(np.int32)
-
-    def _advance(self, n_bits: int) -> None:
-        self._at += n_bits
-        if self._at > self._end:
-            raise ValueError("the stream ends too early")
-        if self._at > self._whole:
-            self._append_returned()
+            words = _without_last(self._words[first >> 3 :].take(starts >> 3) << (starts & 7).view(np.uint32))
+        words >>= 31 - widths
+        return words
 
     def close(self, keep: int) -> None:
         """Gives the states of all lanes but the first ``keep`` back to the end of the stream."""
@@ -232,6 +226,8 @@ class LaneDecoder:
 
     def _append_returned(self) -> None:
         """Appends the closed lanes' states to the stream, when they are about to be read."""
+        if self._at > self._end:
+            raise ValueError("the stream ends too early")
         if not self._returned:
             return
         bits = ((np.concatenate(self._returned)[:, None] >> _FROM_HIGHEST) & 1).astype(np.uint8).reshape(-1)
@@ -251,8 +247,13 @@ class LaneDecoder:
 
 
 def _from_each_bit(words: np.ndarray) -> np.ndarray:
-    """For each bit that a word starts with at each byte: the word from it on, with zeros at its end (at most 7)."""
-    return (words[:, None] << np.arange(8, dtype=np.uint32)).reshape(-1)
+    """For each bit that a word starts with at each byte: the 31 bits from it on, the last of which may be missing."""
+    return _without_last((words[:, None] << np.arange(8, dtype=np.uint32)).reshape(-1))
+
+
+def _without_last(words: np.ndarray) -> np.ndarray:
+    """uint32 to int32."""
+    return (words >> np.uint32(1)).view(np.int32)
 
 
 #: Shares and starts, int32, of the symbols from one number to before another one.
@@ -299,14 +300,16 @@ class LaneEncoder:
         """As ``LaneDecoder.close``."""
         self._runs.append(_Run(0, _none, None, keep))
 
-    def finish(self, lanes: int) -> tuple[bytes, int]:
-        """The stream and how many bits of it count."""
-        zeros = 0
+    def finish(self, lanes: int, rest: np.ndarray) -> tuple[bytes, int]:
+        """The stream and how many bits of it count.
+
+        rest: uint8 of 0 and 1, what the decoder's ``finish`` gives, but for zeros after it.
+        """
         while True:
             try:
-                return self._code(lanes, _BitQueue(zeros))
+                return self._code(lanes, _BitQueue(rest))
             except _QueueShortError as short:  # too many lanes for the symbols after them: some start from zeros
-                zeros += short.missing
+                rest = np.concatenate([rest, np.zeros(short.missing, np.uint8)])
 
     def _code(self, lanes: int, bits: _BitQueue) -> tuple[bytes, int]:
         state, started = np.full(lanes, _LOW, np.int32), 0
@@ -317,7 +320,6 @@ class LaneEncoder:
             else:
                 planned.append(list(steps(run.size, opened, run.closing)))
             opened = planned[-1][-1][2] if planned[-1] else opened
-        started = opened  # these are never closed
         for run, of_run in zip(reversed(self._runs), reversed(planned), strict=True):
             stop, backward = run.size, _Backward(run.part)
             for count, size, opened in reversed(of_run):
@@ -353,20 +355,19 @@ class _Backward:
     def _look_at(self, first: int, stop: int) -> None:
         self._first = first
         share, self._start = self._part(first, stop)
-        self._limit = share << (STATE_BITS + 1 - PROBABILITY_BITS)
-        self._excess = np.maximum((STATE_BITS + 1) - _bit_length(self._limit), 0)
+        limit = share << (STATE_BITS + 1 - PROBABILITY_BITS)
+        self._excess = np.maximum((STATE_BITS + 1) - _bit_length(limit), 0)
+        self._one_more = limit << self._excess
         self._share, self._rest = share.astype(np.float32), ONE - share
 
     def _step(self, part: slice, state: np.ndarray, bits: _BitQueue) -> None:
-        excess = self._excess[part]
-        excess = excess + ((state >> excess) >= self._limit[part])
+        excess = self._excess[part] + (state >= self._one_more[part])
+        bits.put(state, excess)
         high = state >> excess
-        bits.put(state - (high << excess), excess)
-        np.copyto(state, high)
-        high = (high.astype(np.float32) / self._share[part]).astype(np.int32)  # exact: 64 <= quotient < 128
-        high *= self._rest[part]
-        state += high
-        state += self._start[part]
+        quotient = (high.astype(np.float32) / self._share[part]).astype(np.int32)  # exact: 64 <= quotient < 128
+        quotient *= self._rest[part]
+        quotient += high
+        np.add(quotient, self._start[part], out=state)
 
 
 def _few_backward(share: np.ndarray, start: np.ndarray, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -381,7 +382,7 @@ def _few_backward(share: np.ndarray, start: np.ndarray, state: np.ndarray) -> tu
             while high >= f << (STATE_BITS + 1 - PROBABILITY_BITS):
                 high >>= 1
                 widths[i] += 1
-            values[i] = x - (high << widths[i])
+            values[i] = x
             x = high + high // f * (ONE - f) + starts[i]
         state[lane] = x
     return np.array(values, np.int32), np.array(widths, np.int32)
@@ -389,8 +390,8 @@ def _few_backward(share: np.ndarray, start: np.ndarray, state: np.ndarray) -> tu
 
 def _start(state: np.ndarray, bits: _BitQueue) -> None:
     """Starts lanes from the stream's last bits, which the decoder gets back when it closes these lanes."""
-    taken = bits.take(state.size * STATE_BITS).reshape(-1, STATE_BITS)
-    state[:] = _LOW + taken @ (1 << np.arange(STATE_BITS - 1, -1, -1))
+    taken = bits.take(state.size * STATE_BITS).reshape(-1, STATE_BITS).astype(np.float32)
+    state[:] = _LOW + (taken @ _WORTH).astype(np.int32)  # exact
 
 
 def _bit_length(x: np.ndarray) -> np.ndarray:
@@ -400,9 +401,12 @@ def _bit_length(x: np.ndarray) -> np.ndarray:
 
 def _as_bits(values: np.ndarray, widths: np.ndarray) -> np.ndarray:
     """The bits of each value, the highest of its width first: uint8 of 0 and 1."""
-    last = np.cumsum(widths, dtype=np.int32) - 1
-    shifts = np.repeat(last, widths) - np.arange(int(last[-1]) + 1 if last.size else 0, dtype=np.int32)
-    return ((np.repeat(values, widths) >> shifts) & 1).astype(np.uint8)
+    ends = widths.cumsum(dtype=np.int32)
+    shifts = ends.repeat(widths)
+    shifts -= np.arange(1, shifts.size + 1, dtype=np.int32)
+    bits = values.repeat(widths)
+    bits >>= shifts
+    return bits.astype(np.uint8) & np.uint8(1)
 
 
 class _QueueShortError(Exception):
@@ -412,20 +416,22 @@ class _QueueShortError(Exception):
 
 
 class _BitQueue:
-    """A queue of bits that is written at its front and gives bits back from its end, where ``zeros`` zeros stand.
+    """A queue of bits that is written at its front and gives bits back from its end, where ``end`` (0 and 1) stands.
 
-    A field is an integer and its width in bits.  What has not been asked for yet stays in fields.
+    A field is an integer and how many of its lowest bits count.  What has not been asked for yet stays in fields.
     """
 
-    def __init__(self, zeros: int) -> None:
+    def __init__(self, end: np.ndarray) -> None:
         self._fields: deque[tuple[np.ndarray, np.ndarray]] = deque()  # in the order of their coming: the last first
-        self._end = np.zeros(zeros, np.uint8)
+        self._end = end
 
     def put(self, values: np.ndarray, widths: np.ndarray) -> None:
-        """Puts these fields, the first one foremost, before everything else."""
+        """Puts copies of these fields, the first one foremost, before everything else."""
         if widths.size > _FEW:  # most fields have no bits: it pays to drop them while they are in the cache
             some = widths.nonzero()[0]
-            values, widths = values[some], widths[some]
+            values, widths = values.take(some), widths.take(some)
+        else:
+            values = values.copy()
         self._fields.append((values, widths))
 
     def take(self, n: int) -> np.ndarray:
@@ -434,14 +440,16 @@ class _BitQueue:
         Raises:
             _QueueShortError: there are fewer.
         """
-        fields, size = [], self._end.size
-        while size < n:
-            if not self._fields:
-                raise _QueueShortError(n - size)
-            fields.append(self._fields.popleft())
-            size += int(fields[-1][1].sum())
-        bits = np.concatenate([_as_bits(*_joined(fields)), self._end])
-        self._end, taken = bits[: size - n], bits[size - n :]
+        missing = n - self._end.size
+        if missing > 0:
+            fields = []
+            while missing > 0:
+                if not self._fields:
+                    raise _QueueShortError(missing)
+                fields.append(self._fields.popleft())
+                missing -= int(np.add.reduce(fields[-1][1]))
+            self._end = np.concatenate([_as_bits(*_joined(fields)), self._end])
+        self._end, taken = self._end[: self._end.size - n], self._end[self._end.size - n :]
         return taken
 
     def packed(self) -> tuple[bytes, int]:
@@ -452,8 +460,7 @@ class _BitQueue:
 
 def _joined(fields: Iterable[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
     """These fields, the last ones first."""
-    none = np.zeros(0, np.int32)
-    values, widths = zip((none, none), *fields, strict=True)
+    values, widths = zip(*fields, strict=True)
     return np.concatenate(values[::-1]), np.concatenate(widths[::-1])
 
 
@@ -470,7 +477,8 @@ def _pack_fields(values: np.ndarray, widths: np.ndarray) -> tuple[bytes, int]:
         # A field lies in the 64 bits that start with its word; fields do not overlap, so that sums are unions.
         word, room = starts >> 5, 64 - (starts & 31) - width
         first = np.flatnonzero(np.diff(word, prepend=-1))
-        sums = np.add.reduceat(values[i : i + _FIELDS_AT_ONCE].astype(np.uint64) << room.astype(np.uint64), first)
+        value = values[i : i + _FIELDS_AT_ONCE] & (1 << width) - 1
+        sums = np.add.reduceat(value.astype(np.uint64) << room.astype(np.uint64), first)
         place = word[first] + (at >> 5)
         words[place] |= (sums >> np.uint64(32)).astype(np.uint32)
         words[place + 1] |= sums.astype(np.uint32)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from clipq.bit_fields import bit_array
 from clipq.bit_stream import pack_bits, packed_size, unpack_bits, varint
 from clipq.byte_reader import ByteReader
 from clipq.integer_log import PROBABILITY_BITS
@@ -63,8 +64,8 @@ class PatternPlan:
             _cost(self._pattern_counts, self._shares[0]) + _cost(self.code_counts, self._shares[1]) + 8 * self._written
         )
 
-    def encode(self) -> bytes:
-        """Header and stream."""
+    def encode(self, rest: str) -> bytes:
+        """Header and stream, with these bits, 0 and 1, at its end."""
         patterns, codes = (SymbolTable(shares) for shares in self._shares)
         written_out = np.zeros(0, np.uint8)
         if self._written:
@@ -80,7 +81,7 @@ class PatternPlan:
         encoder = LaneEncoder()
         encoder.symbols(patterns, self._patterns)
         encoder.symbols(codes, self._kept - np.uint8(1), Closing(1, rate))
-        stream, n_bits = encoder.finish(lanes)
+        stream, n_bits = encoder.finish(lanes, bit_array(rest))
         head = varint(lanes) + bytes([rate])
         return self._header(head) + written_out.tobytes() + varint(n_bits) + stream
 
@@ -90,8 +91,8 @@ class PatternPlan:
         return b"".join(parts)
 
 
-def decode_patterns(reader: ByteReader, n: int, b: int) -> np.ndarray:
-    """The codes of a layer's n weights, uint8 [n].
+def decode_patterns(reader: ByteReader, n: int, b: int) -> tuple[np.ndarray, np.ndarray]:
+    """The codes of a layer's n weights, uint8 [n], and the bits at the stream's end, with zeros after them.
 
     Raises:
         ClipqFormatError: InvalidValueError or TruncatedError.
@@ -121,10 +122,10 @@ def decode_patterns(reader: ByteReader, n: int, b: int) -> np.ndarray:
         kept = int(np.count_nonzero(mask))
         codes = np.zeros(n, np.uint8)
         codes[mask] = decoder.symbols(tables[1], kept, Closing(1, rate)) + np.uint8(1)
-        decoder.finish()
+        rest = decoder.finish()
     except ValueError as fault:
         reader.invalid(str(fault))
-    return codes
+    return codes, rest
 
 
 def _byte_counts(values: np.ndarray) -> np.ndarray:

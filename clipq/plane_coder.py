@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from clipq.bit_fields import BitReader
+from clipq.bit_fields import BitReader, bit_array
 from clipq.byte_reader import ByteReader
 from clipq.integer_log import PROBABILITY_BITS
 from clipq.lane_coder import ONE, STATE_BITS, LaneDecoder, LaneEncoder, rate_for
@@ -21,7 +21,9 @@ from clipq.plane_walk import PlaneWalk, View
 
 #: The share of the last decisions' bits that lanes may take back.
 _TAKEN_BACK = 0.9
-#: The most lanes that are of use: each costs a twentieth of a bit.  In a mask there may be more, and of a small layer
+#: About what a lane costs.
+_BITS_OF_A_LANE = 0.06
+#: The most lanes that are of use.  In a mask there may be more, and of a small layer
 #: there are not more than one for so many weights.
 _MOST_LANES, _MOST_IN_MASK, _LEAST_POSITIONS = 2048, 4096, 64
 #: Layers of fewer weights, and those of which comparing rows takes more products than this, are in fewer runs.
@@ -63,16 +65,14 @@ class _Writer:
         ones = self._truth.at(view.number, view.items.at)
         view.learn_all(ones)
         q, bits = self._fitted_probabilities(view, ones)
-        ends = [run.stop for run in view.runs()]
-        of_run = np.array([float(bits[start:stop].sum()) for start, stop in pairwise([0, *ends])])
-        self.taken.append(_Taken(view.number, ones, q.astype(np.uint16), ends, of_run, last_slab))
+        self.taken.append(_Taken(view.number, ones, q, [run.stop for run in view.runs()], bits, last_slab))
         return ones
 
     def narrow(self, kept: int) -> None:
         self.narrowed = len(self.taken), kept
 
     def _fitted_probabilities(self, view: View, ones: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Probabilities, and the bits of each decision; of a plane's first items its setting is chosen."""
+        """As ``coded``; of a plane's first items its setting is chosen."""
         settings, i = self._settings, view.number
         if i in self._fitted or not settings[i].weights:
             self._fitted.add(i)
@@ -90,9 +90,13 @@ class _Writer:
 
 
 def coded(view: View, ones: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities of a plane's items, and the bits that their decisions take."""
-    q = view.all_probabilities()
-    return q, _BITS_OF.take(np.where(ones, q, ONE - q))
+    """Probabilities of a plane's items, uint16, and the bits that the decisions of each run take, float64 [runs]."""
+    q, bits = np.empty(ones.size, np.uint16), []
+    for run, p in view.all_probabilities():
+        part = slice(run.start, run.stop)
+        q[part] = p
+        bits.append(_BITS_OF.take(np.where(ones[part], p, ONE - p)).sum(dtype=np.float64))
+    return q, np.array(bits)
 
 
 class _Reader:
@@ -141,9 +145,9 @@ class PlanePlan:
         self._taken, self._narrowed = writer.taken, writer.narrowed
         self.grid, self.settings = _without_unused_offsets(grid, self.settings)
 
-    def encode(self) -> bytes:
-        """Head and stream."""
-        lanes, encoder = self._lanes(), LaneEncoder()
+    def encode(self, rest: str = "") -> bytes:
+        """Head and stream, with these bits, 0 and 1, at its end."""
+        lanes, encoder = self._lanes(len(rest)), LaneEncoder()
         sign = len(self.settings) - 1
         for i, (plane, ones, q, ends, _, last_slab) in enumerate([*self._taken, _NOTHING]):
             if i == self._narrowed[0]:
@@ -151,15 +155,16 @@ class PlanePlan:
             closing = lanes.closing(plane, sign) if last_slab else None
             for start, stop in pairwise([0, *ends]):
                 encoder.decide(q[start:stop], ones[start:stop], closing and closing._replace(after=ones.size - stop))
-        stream, n_bits = encoder.finish(lanes_at_first(self.grid, self.settings, lanes))
-        head = np.frombuffer(pack_head(self.grid, self._largest, self.settings, lanes).encode(), np.uint8) - ord("0")
+        stream, n_bits = encoder.finish(lanes_at_first(self.grid, self.settings, lanes), bit_array(rest))
+        head = bit_array(pack_head(self.grid, self._largest, self.settings, lanes))
         bits = np.unpackbits(np.frombuffer(stream, np.uint8), count=n_bits)
         return np.packbits(np.concatenate([head, bits, np.ones(1, np.uint8)])).tobytes()
 
     def size(self) -> int:
         """Bytes of head and stream, within a few, without coding them."""
-        lanes = self._lanes()
-        wasted = max(lanes.after_mask * STATE_BITS - self._last_bits(), STATE_BITS)
+        lanes = self._lanes(0)
+        wasted = max(lanes.after_mask * STATE_BITS - self._last_bits(), 0)
+        wasted += _BITS_OF_A_LANE * lanes_at_first(self.grid, self.settings, lanes)
         head = len(pack_head(self.grid, self._largest, self.settings, lanes))
         return round((head + self.bits() + wasted) / 8) + 1
 
@@ -171,12 +176,12 @@ class PlanePlan:
         """Bits of the decisions after the last mask."""
         return sum(float(taken.bits.sum()) for taken in self._taken if taken.last_slab and taken.plane)
 
-    def _lanes(self) -> Lanes:
-        """How many lanes the last decisions can take back, and how fast."""
+    def _lanes(self, rest: int) -> Lanes:
+        """How many lanes the last decisions and ``rest`` bits after them can take back, and how fast."""
         n, sign = self.grid.rows * self.grid.columns, len(self.settings) - 1
         each = {taken.plane: taken.each() for taken in self._taken if taken.last_slab and taken.plane in (0, sign)}
         most = min(_MOST_LANES, n // _LEAST_POSITIONS)
-        wanted = min(int(_TAKEN_BACK * self._last_bits() / STATE_BITS), most)
+        wanted = min(int((_TAKEN_BACK * self._last_bits() + rest) / STATE_BITS), most)
         least = -(-n // MAX_POSITIONS_PER_LANE)
         lanes = Lanes.near(wanted, least, rate_for(each.get(0, 0.0)), max(rate_for(each.get(sign, 1.0)), 1))
         most = min(_MOST_IN_MASK, n // _LEAST_POSITIONS)
@@ -213,8 +218,10 @@ def lanes_at_first(grid: Grid, settings: Sequence[PlaneSetting], lanes: Lanes) -
 
 def decode_planes(
     reader: ByteReader, rows: int, columns: int, kernel: int, largest: int
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Magnitudes (uint8 [R, C]) and negative weights (bool [R, C]) from what is left but for zero bytes at the end.
+
+    And the bits that are at the stream's end, uint8 of 0 and 1, with zeros after them.
 
     Raises:
         ClipqFormatError: InvalidValueError, TruncatedError or AbsurdSizeError.
@@ -234,7 +241,7 @@ def decode_planes(
                 raise ValueError(f"expected magnitudes up to {largest}, got {int(sizes.max())}")
             magnitude[first + kept.row, kept.column] = sizes
             negative[first + kept.row, kept.column] = signs
-        decoder.finish()
+        rest = decoder.finish()
     except ValueError as fault:
         reader.invalid(str(fault))
-    return magnitude, negative
+    return magnitude, negative, rest

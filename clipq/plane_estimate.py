@@ -228,7 +228,7 @@ class _Counter:
     def take(self, view: View, last_slab: bool) -> np.ndarray:
         ones = self._truth.at(view.number, view.items.at)
         view.learn_all(ones)
-        self.bits[view.number] += coded(view, ones)[1].sum(dtype=np.float64)
+        self.bits[view.number] += float(coded(view, ones)[1].sum())
         return ones
 
     def narrow(self, kept: int) -> None:

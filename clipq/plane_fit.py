@@ -22,15 +22,14 @@ _LARGEST_OFFSET = 1024
 #: So many rows say at which distances neighbours are alike.
 _OFFSET_ROWS = 64
 #: Of each plane at most about this many ones and as many zeros are fitted to.
-_SAMPLES = 2_000
+_SAMPLES = 2_500
 #: A feature stays only if it saves this many bits, about what its weight takes, and this share of the plane's.
 _WORTH_BITS, _WORTH_SHARE = 11.0, 0.0008
 #: Planes of less information have no features.
-_LEAST_BITS = 400
+_LEAST_BITS = 600
 _MOST_ITERATIONS = 8
 #: Which features are of use is told by half of the samples, and less exactly.
 _TO_CHOOSE = 20.0
-_PRODUCTS_AT_ONCE = 1 << 18
 _UNIT = math.log(2) / 256  # of log odds
 
 
@@ -70,18 +69,16 @@ class Truth:
 
     def begin(self, first: int, last: int) -> None:
         """The slab of rows ``first`` to ``last`` - 1 is next."""
-        shape = (last - first, self._grid.columns + self._grid.margin)
-        self._slab_magnitude, self._slab_negative = np.zeros(shape, np.uint8), np.zeros(shape, np.bool_)
-        self._slab_magnitude[:, : self._grid.columns] = self._magnitude[first:last]
-        self._slab_negative[:, : self._grid.columns] = self._negative[first:last]
+        rows, columns, margin = last - first, self._grid.columns, self._grid.margin
+        self._slab_magnitude = np.zeros(margin + rows * (columns + margin), np.uint8)
+        self._slab_negative = np.zeros(self._slab_magnitude.size, np.bool_)
+        for padded, of in ((self._slab_magnitude, self._magnitude), (self._slab_negative, self._negative)):
+            padded[margin:].reshape(rows, columns + margin)[:, :columns] = of[first:last]
 
     def at(self, number: int, at: np.ndarray) -> np.ndarray:
         """bool: the decisions of plane ``number`` at these places of the slab."""
-        place = at - self._grid.margin
         plane = self._planes[number]
-        if plane.kind == "sign":
-            return self._slab_negative.reshape(-1).take(place)
-        return decide(plane, self._slab_magnitude.reshape(-1).take(place))
+        return self._slab_negative.take(at) if plane.kind == "sign" else decide(plane, self._slab_magnitude.take(at))
 
 
 def decide(plane: Plane, magnitude: np.ndarray) -> np.ndarray:
@@ -111,7 +108,7 @@ class _Kept(NamedTuple):
 
     @classmethod
     def of(cls, magnitude: np.ndarray, negative: np.ndarray) -> _Kept:
-        at = np.flatnonzero(magnitude)
+        at = np.flatnonzero(magnitude != 0)
         row = at // max(magnitude.shape[1], 1)
         column = at - row * magnitude.shape[1]
         shape = (magnitude.shape[0], magnitude.shape[1])
@@ -196,20 +193,19 @@ def fit_plane(view: View, ones: np.ndarray) -> PlaneSetting:
     y = ones[index]
     features = {k: view.feature(k, index) for k in setting.weights}
     numbers = [k for k, f in features.items() if np.any(f != f[0])]
-    x = np.empty((index.size, len(numbers) + 1), np.float32)
-    for i, k in enumerate(numbers):
-        np.multiply(features[k], np.float32(_UNIT), out=x[:, i])
-    x[:, -1] = 1
+    x = np.empty((len(numbers) + 1, index.size), np.float32)
+    for row, k in zip(x, numbers, strict=False):
+        np.multiply(features[k], np.float32(_UNIT), out=row)
+    x[-1] = 1
     start = np.append(np.zeros(len(numbers)), setting.mean * _UNIT)
-    solution, information = _newton(x[::2], y[::2], 2 * weight[::2], start, _TO_CHOOSE)
+    half = np.ascontiguousarray(x[:, ::2])
+    solution, information = _newton(half, y[::2], 2 * weight[::2], start, _TO_CHOOSE)
     spread = np.diag(np.linalg.inv(information))
     k, n = int(np.count_nonzero(ones)), ones.size
     worth = max(_WORTH_BITS, _WORTH_SHARE * entropy_bits(k, n))
     stay = np.flatnonzero(solution[:-1] ** 2 / spread[:-1] > 2 * math.log(2) * worth)
     left = [*stay, len(numbers)]
-    if len(left) < x.shape[1]:
-        x = np.ascontiguousarray(x[:, left])
-    solution, information = _newton(x, y, weight, solution[left])
+    solution, information = _newton(x[left], y, weight, solution[left])
     step = 1 << WEIGHT_BITS
     rounded = np.clip(np.round(solution[:-1] * step), -MOST_WEIGHT, MOST_WEIGHT)
     weights = {numbers[i]: int(w) for i, w in zip(stay, rounded, strict=True) if w}
@@ -224,43 +220,41 @@ def fit_plane(view: View, ones: np.ndarray) -> PlaneSetting:
 
 def _sample(ones: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The numbers of some ones and some zeros, and how many each stands for (float32)."""
-    chosen, weight = [], []
-    for of_value in (ones.nonzero()[0], (~ones).nonzero()[0]):
-        step = max(1, of_value.size // _SAMPLES)
-        chosen.append(of_value[::step])
-        weight.append(np.full(chosen[-1].size, of_value.size / chosen[-1].size, np.float32))
-    return np.concatenate(chosen), np.concatenate(weight)
+    index, weight = [], []
+    n_ones = int(np.count_nonzero(ones))
+    for value, n in ((True, n_ones), (False, ones.size - n_ones)):
+        step = max(1, n // _SAMPLES)
+        chosen = ones.nonzero()[0][::step] if value else (~ones[::step]).nonzero()[0] * step
+        index.append(chosen)
+        weight.append(np.full(chosen.size, n / max(chosen.size, 1), np.float32))
+    return np.concatenate(index), np.concatenate(weight)
 
 
 def _newton(
     x: np.ndarray, ones: np.ndarray, weight: np.ndarray, start: np.ndarray, enough: float = 2.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Weighted logistic regression with a weak ridge: the solution, and the information matrix there.
+    """Weighted logistic regression with a weak ridge: the solution, and the information matrix next to it.
 
-    enough: a step that saves less than this, in units of 1.44 bits, is the last one.
+    x: float32 [features, samples], of which the last feature is 1.
+    enough: a step that is expected to save less than this, in units of 1.44 bits, is the last one.
     """
-    solution, ridge = start.astype(float).copy(), np.full(x.shape[1], 1.0)
+    solution, ridge = start.astype(float).copy(), np.full(len(x), 1.0)
     ridge[-1] = 1e-3
     loss, information = math.inf, np.diag(ridge)
-    step = np.zeros_like(solution)
+    step, of_ones = np.zeros_like(solution), weight * ones
     for _ in range(_MOST_ITERATIONS):
-        z = np.clip(x @ solution.astype(np.float32), -30, 30)
-        odds = np.exp(z)
-        now = float(weight @ (np.log(1 + odds) - ones * z)) + float((ridge[:-1] * solution[:-1] ** 2).sum()) / 2
+        z = np.clip(solution.astype(np.float32) @ x, -30, 30)
+        odds = np.exp(z) + 1
+        now = float(weight @ np.log(odds) - of_ones @ z) + float(ridge[:-1] @ solution[:-1] ** 2) / 2
         if now > loss + 1e-6:  # overshot: halfway back
             solution, step = solution - step / 2, step / 2
             continue
-        q = odds / (1 + odds)
-        gradient = x.T @ (weight * (ones - q)) - ridge * solution
-        information = _products(x, x * (weight * q * (1 - q))[:, None]) + np.diag(ridge)
-        if loss - now < enough:
-            break
+        of_zeros = weight / odds
+        of_both = weight - of_zeros
+        gradient = x @ (of_ones - of_both) - ridge * solution
+        information = x @ (x * (of_both * of_zeros / weight)).T + np.diag(ridge)
         loss, step = now, np.linalg.solve(information, gradient)
         solution = solution + step
+        if gradient @ step / 2 < enough:
+            break
     return solution, information
-
-
-def _products(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """x.T @ y, by blocks that are too small for several threads to be started on them."""
-    rows = max(_PRODUCTS_AT_ONCE // x.shape[1] ** 2, 1)
-    return np.sum([x[i : i + rows].T @ y[i : i + rows] for i in range(0, x.shape[0], rows)], axis=0)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from clipq.bit_fields import BitReader, BitWriter, number_size
 from clipq.byte_reader import ByteReader
 from clipq.integer_log import S_MAX
-from clipq.lane_coder import Closing
+from clipq.lane_coder import MAX_RATE, Closing
 from clipq.plane_model import FeatureNumbers, PlaneSetting
 from clipq.plane_order import Grid, Plane, planes
 
@@ -21,7 +21,9 @@ MOST_WEIGHTS = MAX_POSITIONS_PER_LANE * (15 << 12)
 #: Means and biases are multiples of this, means of 1, 2, 4 or 8 times as much.
 LOG_ODDS_STEP = 16
 MOST_WEIGHT = 1 << 10
-_MEAN_ORDER, _BIAS_ORDER, _WEIGHT_ORDER, _SLAB_ORDER = 1, 3, 3, 8
+_MEAN_ORDER, _BIAS_ORDER, _WEIGHT_ORDER, _SLAB_ORDER, _RATE_ORDER = 1, 3, 3, 8, 1
+#: A usual rate of the sign: that of decisions of a bit each.
+_SIGN_RATE = 18
 
 
 class Lanes(NamedTuple):
@@ -63,8 +65,8 @@ def pack_head(grid: Grid, largest: int, settings: Sequence[PlaneSetting], lanes:
     out = BitWriter()
     out.bits(lanes.exponent, 4)
     out.bits(lanes.mantissa, 3)
-    out.bits(lanes.mask_rate, 6)
-    out.bits(lanes.sign_rate, 6)
+    out.number(lanes.mask_rate, _RATE_ORDER)
+    out.signed(_SIGN_RATE - lanes.sign_rate, _RATE_ORDER)
     out.bits(grid.slab_rows < grid.rows, 1)
     if grid.slab_rows < grid.rows:
         out.number(grid.slab_rows - 1, _SLAB_ORDER)
@@ -123,13 +125,14 @@ def read_head(
     reader: ByteReader, bits: BitReader, rows: int, columns: int, kernel: int, largest: int
 ) -> tuple[Grid, list[PlaneSetting], Lanes]:
     """The inverse of ``pack_head``, with everything checked."""
-    lanes = Lanes(
-        bits.bits(4, "lanes"), bits.bits(3, "lanes"), bits.bits(6, "mask's rate"), bits.bits(6, "sign's rate")
-    )
+    exponent, mantissa = bits.bits(4, "lanes"), bits.bits(3, "lanes")
+    mask_rate = bits.number(_RATE_ORDER, "mask's rate")
+    lanes = Lanes(exponent, mantissa, mask_rate, _SIGN_RATE - bits.signed(_RATE_ORDER, "sign's rate"))
     least = max(1, -(-rows * columns // MAX_POSITIONS_PER_LANE))
-    if lanes.after_mask < least or not lanes.sign_rate:
+    if lanes.after_mask < least or mask_rate > MAX_RATE or not 1 <= lanes.sign_rate <= MAX_RATE:
         reader.invalid(
-            f"lanes: expected at least {least} and a rate for signs, got {lanes.after_mask}, {lanes.sign_rate}"
+            f"lanes: expected at least {least} and rates up to {MAX_RATE}, that of signs not 0, "
+            f"got {lanes.after_mask}, {mask_rate}, {lanes.sign_rate}"
         )
     slab_rows = bits.number(_SLAB_ORDER, "rows of a slab") + 1 if bits.bits(1, "slabs") else rows
     if not 1 <= slab_rows <= rows or slab_rows * columns > SLAB_POSITIONS:

@@ -19,43 +19,39 @@ UNIT = 256
 LARGEST = (1 << 15) - 1
 #: Matrices of fewer weights than this are multiplied whole rather than by blocks of a phase.
 _WHOLE = 1 << 16
+#: Up to so many phases rows are compared by blocks.
+_EARLY = 4
 
 
 class Likeness:
-    """The known decisions of a plane in a slab of ``rows`` by ``columns``.
+    """The known decisions of a plane in a slab of ``rows`` by ``columns``, which decides at ``row``, ``column``.
 
     pause: so many phases are between two times at which rows are compared.
     """
 
-    def __init__(self, rows: int, columns: int, pause: int) -> None:
+    def __init__(self, rows: int, columns: int, pause: int, row: np.ndarray, column: np.ndarray) -> None:
         self._rows, self._known, self._pause, self._compared = rows, 0, pause, 0
         self._flipped = columns < rows  # X X' X = (X' X X')', by the smaller of X X' and X' X
-        sizes = (columns, rows) if self._flipped else (rows, columns)
-        steps = (COLUMN_STEP, ROW_STEP) if self._flipped else (ROW_STEP, COLUMN_STEP)
-        groups_of = [groups(n, step) for n, step in zip(sizes, steps, strict=True)]
-        orders = [np.argsort(of, kind="stable") for of in groups_of]
-        self._bounds = [
-            np.searchsorted(of[order], np.arange(PHASES + 1)).tolist()
-            for of, order in zip(groups_of, orders, strict=True)
-        ]
-        self._place = [np.empty(n, np.int64) for n in sizes]
-        for place, order in zip(self._place, orders, strict=True):
-            place[order] = np.arange(order.size)
-        self._place[0] *= sizes[1]
-        self._x = np.zeros(sizes, np.float32)
-        self._alike = np.zeros((sizes[0], sizes[0]), np.float32)
-        self._said = np.zeros(sizes, np.float32)
-        self._whole = rows * columns < _WHOLE
+        both = _Axis(row, rows, ROW_STEP), _Axis(column, columns, COLUMN_STEP)
+        self._first, self._second = both[::-1] if self._flipped else both
+        height, width = self._first.size, self._second.size
+        self._whole = height * width < _WHOLE
+        self._x = np.zeros((height, width), np.float32)
+        self._alike = np.zeros((height, height), np.float32)
+        self._said = np.zeros((height, width), np.float32)
 
     def feature(self, row: np.ndarray, column: np.ndarray, phases: range) -> np.ndarray:
-        """The feature (int32) of places that all belong to these phases."""
+        """The feature (int32) of places that all belong to these phases, after all decisions of those before."""
         if not self._compared:
             return np.zeros(row.size, np.int32)
         if self._whole:
             np.matmul(self._alike, self._x, out=self._said)
         else:
-            for some, others in self._blocks(phases):
-                self._said[some, others] = self._alike[some] @ self._x[:, others]
+            for some, (known, *rest), others in self._blocks(phases):
+                said = self._alike[some, known] @ self._x[known, others]
+                for also in rest:
+                    said += self._alike[some, also] @ self._x[also, others]
+                self._said[some, others] = said
         said = self._said.reshape(-1).take(self._at(row, column)).astype(np.int64)
         said *= UNIT * self._rows
         said //= self._known
@@ -63,23 +59,56 @@ class Likeness:
 
     def learn(self, row: np.ndarray, column: np.ndarray, stop: int, ones: np.ndarray) -> None:
         """The decisions at these places, all up to phase ``stop`` that are not known yet."""
-        self._x.reshape(-1)[self._at(row, column)] = 2 * ones.view(np.int8) - np.int8(1)
+        self._x.reshape(-1)[self._at(row, column)] = (ones.view(np.int8) << 1) - np.int8(1)
         self._known += row.size
         if stop // self._pause > self._compared and stop < PHASES:
             self._compared = stop // self._pause
+            self._compare(stop)
+
+    def _compare(self, stop: int) -> None:
+        """X X' of the decisions up to phase ``stop``: at first only groups near each other have columns in common."""
+        if self._whole or stop > _EARLY:
             np.matmul(self._x, self._x.T, out=self._alike)
+            return
+        for group in range(PHASES):
+            some, parts = slice(*self._first.bounds[group : group + 2]), self._second.between(-group, stop - group)
+            for near in self._first.between(group - stop + 1, group + stop):
+                self._alike[some, near] = sum(self._x[some, known] @ self._x[near, known].T for known in parts)
 
     def _at(self, row: np.ndarray, column: np.ndarray) -> np.ndarray:
         first, second = (column, row) if self._flipped else (row, column)
-        at: np.ndarray = self._place[0].take(first) + self._place[1].take(second)
+        at: np.ndarray = self._first.place.take(first) * self._second.size
+        at += self._second.place.take(second)
         return at
 
-    def _blocks(self, phases: range) -> Iterator[tuple[slice, slice]]:
-        """The blocks of the matrix, sorted by groups, of which these phases consist."""
-        rows, columns = self._bounds
+    def _blocks(self, phases: range) -> Iterator[tuple[slice, list[slice], slice]]:
+        """The blocks of which these phases consist, and between them the rows of which something may be known there.
+
+        In a column of group c those of groups -c .. -c + phases.start - 1 are known, modulo PHASES.
+        """
         for group in range(PHASES):
-            first = (phases.start - group) % PHASES
-            stop = first + len(phases)
-            for a, b in ((first, min(stop, PHASES)), (0, stop - PHASES)):
-                if b > a:
-                    yield slice(rows[group], rows[group + 1]), slice(columns[a], columns[b])
+            known = self._first.between(group - min(phases.stop - 1, PHASES), group)
+            for others in self._second.between(phases.start - group, phases.stop - group):
+                yield slice(*self._first.bounds[group : group + 2]), known, others
+
+
+class _Axis:
+    """The rows (or columns) of ``n`` that have any decision, sorted by their groups.
+
+    place: where each is, int64 [n].  bounds: where each group starts, and where the last one ends.
+    """
+
+    def __init__(self, of_decisions: np.ndarray, n: int, step: int) -> None:
+        some = np.bincount(of_decisions, minlength=n).nonzero()[0]
+        of = groups(n, step)[some]
+        order = np.argsort(of, kind="stable")
+        self.size = some.size
+        self.place = np.zeros(n, np.int64)
+        self.place[some[order]] = np.arange(some.size)
+        self.bounds: list[int] = np.searchsorted(of[order], np.arange(PHASES + 1)).tolist()
+
+    def between(self, first: int, stop: int) -> list[slice]:
+        """The places of groups ``first`` to ``stop`` - 1, modulo PHASES, of which there are at most PHASES."""
+        start = first % PHASES
+        parts = (start, min(start + stop - first, PHASES)), (0, start + stop - first - PHASES)
+        return [slice(self.bounds[a], self.bounds[b]) for a, b in parts if b > a]

@@ -136,4 +136,9 @@ def _items_of(rows: int, columns: int) -> tuple[np.ndarray, np.ndarray, np.ndarr
 def slab_items(grid: Grid, rows: int) -> Items:
     """All positions of a slab of ``rows`` rows; its first row counts as row 0."""
     order, row, column, ends = _items_of(rows, grid.columns)
-    return Items(order + (row + 1) * grid.margin if grid.margin else order, row, column, ends)
+    at = order
+    if grid.margin:
+        at = row + 1
+        at *= grid.margin
+        at += order
+    return Items(at, row, column, ends)

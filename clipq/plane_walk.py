@@ -5,7 +5,7 @@ docs/format.md, "Planes"; the order is that of ``clipq.plane_order``, the model 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -92,7 +92,7 @@ class _Known:
     """What is known of a plane in the current slab: statistics, neighbours' values, likeness, where they are wanted."""
 
     def __init__(self, walk: PlaneWalk, number: int, rows: int) -> None:
-        self.walk, self.number, self.wanted = walk, number, walk.wanted(number)
+        self.walk, self.number, self.rows, self.wanted = walk, number, rows, walk.wanted(number)
         self.mean = walk.settings[number].mean
         kernels = Statistics(rows * walk.kernels if 2 in self.wanted.statistics else 0)
         self.statistics = [Statistics(rows), walk.columns[number], kernels]
@@ -101,7 +101,12 @@ class _Known:
         size = margin + rows * (columns + margin) if self.wanted.neighbours else 0
         self._padded = np.zeros(margin + size, np.int16)  # so that there is a view of it from ``margin`` places earlier
         self.values, self.when = self._padded[margin:], np.zeros(size, np.int8)
-        self.likeness = Likeness(rows, columns, PACES[walk.grid.pace][1]) if self.wanted.likeness else None
+        self.likeness: Likeness | None = None
+
+    def begin_likeness(self, items: Items) -> None:
+        """These are the plane's items."""
+        grid = self.walk.grid
+        self.likeness = Likeness(self.rows, grid.columns, PACES[grid.pace][1], items.row, items.column)
 
     def beside(self, offset: int, at: np.ndarray) -> np.ndarray:
         """The neighbours' values, int16, at so many places after these (negative: before)."""
@@ -126,6 +131,8 @@ class View:
 
     def __init__(self, known: _Known, parent: _Known | None, items: Items, size: np.ndarray | None) -> None:
         self._known, self._parent, self.items, self._size = known, parent, items, size
+        if known.wanted.likeness:
+            known.begin_likeness(items)
         self.number = known.number
         self._runs = items.runs(1 if parent is None else PACES[known.walk.grid.pace][0])
         self._written: _Written | None = None
@@ -192,19 +199,18 @@ class View:
             likeness.learn(row, column, phases.stop, ones[start:stop])
         return out
 
-    def all_probabilities(self) -> np.ndarray:
-        """The probability of a one for each item, after ``learn_all``."""
-        known, written, parts = self._known, self._written, []
+    def all_probabilities(self) -> Iterator[tuple[Run, np.ndarray]]:
+        """Each run in turn and the probability of a one for each of its items, after ``learn_all``."""
+        known, written = self._known, self._written
         self._fixed = None
         assert written is not None
         again = any(0 <= k - self.numbers.neighbour(0) < self.numbers.d for k in self.setting.weights)
         if again:  # as when it is read: neighbours' values are there from the next run on
             known.values[:] = 0
         for i, run in enumerate(self.runs()):
-            parts.append(self.probabilities(run, i))
+            yield run, self.probabilities(run, i)
             if again:
                 self._learn_neighbours(slice(run.start, run.stop), written.ones)
-        return np.concatenate([np.zeros(0, np.int32), *parts])
 
     def probabilities(self, run: Run, i: int = 0) -> np.ndarray:
         """The probability of a one for each item of the i-th run, int32 in units of 2^-15."""

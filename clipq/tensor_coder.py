@@ -103,8 +103,10 @@ def _read_float(reader: ByteReader, n: int, exponent_bits: int, mantissa_bits: i
     if largest >> exponent_bits or not 1 <= spread <= largest + 1 or zeros > mantissa_bits:
         reader.invalid(f"exponents and mantissas: got {largest}, {spread}, {zeros}")
     planes = reader.part(reader.varint("length of exponents and signs"), "exponents and signs")
-    below, negative = decode_planes(planes, 1, n, 1, spread)
+    below, negative, rest = decode_planes(planes, 1, n, 1, spread)
     planes.finish()
+    if rest.any():
+        reader.invalid("exponents and signs: expected the stream to end with its last symbol, bits are left")
     if n and int(below.min()) < 1:
         reader.invalid("exponents: expected one of every element")
     width = mantissa_bits - zeros

@@ -163,9 +163,9 @@ def read(data: bytes) -> str:
 
 def hand_made() -> list[bytes]:
     """Files that announce what they do not have: right checksums around absurd numbers."""
-    layer = b"\x01\x00\x00\x01w\x04\x02"
+    layer = b"\x01\x00\x00\x01w\x44\x02"
     absurd = [b"\xff" * 8 + b"\x7f", b"\xff\xff\xff\xff\x0f", b"\x80\x80\x04"]
-    heads = [layer + rows + columns + b"\x01" + b"\x20\x00\x00" for rows in absurd for columns in (*absurd, b"\x00")]
+    heads = [layer + rows + columns + b"\x20\x00\x00" for rows in absurd for columns in (*absurd, b"\x00")]
     out = []
     for entries in (*heads, *absurd, b"\x00" + absurd[0], b"\x00\x00" + absurd[0]):
         head = b"CLIPQ\x01" + bytes([len(entries)]) + entries

@@ -118,6 +118,11 @@ class Lanes:
                     self.states[lane] = (self.states[lane] << lacks) + self.read(lacks)
         return out
 
+    def rest(self):
+        """All lanes are closed: the bits that are left."""
+        self.close(0, 0, 0)
+        return self.stream[self.at :]
+
     def decisions(self, q, closing, after):
         return self.run(len(q), lambda i, s: (1, q[i], 0) if s < q[i] else (0, 32768 - q[i], q[i]), closing, after)
 
@@ -131,11 +136,10 @@ def bits_of(data):
 
 
 class Head:
-    """The bits of a stream of planes."""
+    """A string of bits: that of a stream of planes, or of a codebook."""
 
-    def __init__(self, data):
-        stream = bits_of(data)
-        self.stream = stream[: len(stream) - 1 - stream[::-1].index(1)]
+    def __init__(self, stream):
+        self.stream = stream
 
     def bits(self, n):
         bits, self.stream = self.stream[:n], self.stream[n:]
@@ -196,9 +200,10 @@ def read_planes(data, rows, columns, kernel, largest):
     names = [("mask", 0, 0)] + [("above", e, 0) for e in range(1, t)]
     names += [("bit", e, r) for e in range(1, t) for r in range(e - 1, -1, -1) if 2**e + 2**r <= largest]
     names += [("sign", 0, 0)]
-    head = Head(data)
+    stream = bits_of(data)
+    head = Head(stream[: len(stream) - 1 - stream[::-1].index(1)])
     e, m = head.bits(4), head.bits(3)
-    lanes, mask_rate, sign_rate = (8 + m) * 2**e >> 3, head.bits(6), head.bits(6)
+    lanes, mask_rate, sign_rate = (8 + m) * 2**e >> 3, head.exp(1), 18 - head.signed(1)
     slab_rows = head.exp(8) + 1 if head.bits(1) else rows
     together, pause = [(1, 1), (1, 2), (2, 2), (2, 4)][head.bits(2)]
     d = head.exp(0)
@@ -313,41 +318,27 @@ def read_planes(data, rows, columns, kernel, largest):
                     magnitude[first + i, j] |= one << r
         for (i, j), one in plane(number["sign", 0, 0], 0, kept).items():
             negative[first + i, j] = one
-    return [[(magnitude.get((i, j), 0), negative.get((i, j), 0)) for j in range(columns)] for i in range(rows)]
+    matrix = [[(magnitude.get((i, j), 0), negative.get((i, j), 0)) for j in range(columns)] for i in range(rows)]
+    return matrix, coder.rest()
 
 
 # --- sections --------------------------------------------------------------------------------------------------------
 
 
-class Bits:
-    """Bits of a codebook."""
-
-    def __init__(self, reader):
-        self.reader, self.byte, self.at = reader, 0, 8
-
-    def number(self, width):
-        value = 0
-        for i in range(width):
-            if self.at == 8:
-                self.byte, self.at = self.reader.u8(), 0
-            value += (self.byte >> self.at & 1) << i
-            self.at += 1
-        return value
-
-    def level(self, zeros, x, k):
-        ones = 0
-        while ones < 16 and self.number(1):
-            ones += 1
-        if ones == 16:
-            return self.number(32 - zeros)
-        u = (ones << k) + self.number(k)
-        return x + u // 2 if u % 2 == 0 else x - (u + 1) // 2
+def level(bits, zeros, x, k):
+    ones = 0
+    while ones < 16 and bits.bits(1):
+        ones += 1
+    if ones == 16:
+        return bits.bits(32 - zeros)
+    u = (ones << k) + bits.bits(k)
+    return x + u // 2 if u % 2 == 0 else x - (u + 1) // 2
 
 
-def read_codebook(reader, size, h):
-    bits = Bits(reader)
-    codes = list(range(1, size + 1)) if bits.number(1) else [c for c in range(1, size + 1) if bits.number(1)]
-    zeros = bits.number(5)
+def read_codebook(stream, codes, size, h):
+    """The bits of the levels of all codes; codes: those that occur."""
+    bits = Head(stream)
+    zeros = bits.bits(5)
     w, errors, first, found = 23 - zeros, 400, None, {}
 
     def parts(v):
@@ -359,7 +350,7 @@ def read_codebook(reader, size, h):
         for i, code in enumerate(side):
             if i == 0:
                 x, k = (0x3D000000 >> zeros, 25 - zeros) if first is None else (first, max(22 - zeros, 0))
-                v = bits.level(zeros, x, k)
+                v = level(bits, zeros, x, k)
                 first = v if first is None else first
                 distance = max(parts(v)[0] >> 2, 1)
             else:
@@ -368,7 +359,7 @@ def read_codebook(reader, size, h):
                 g = max(r.bit_length() - w - 1, 0)
                 x = ((e + g - 1) << w) + (r >> g)
                 s = x - v
-                v = bits.level(zeros, x, max((5 * errors * s >> 11).bit_length() - 1, 0))
+                v = level(bits, zeros, x, max((5 * errors * s >> 11).bit_length() - 1, 0))
                 errors += min(512, 256 * abs(v - x) // s) - (errors >> 2)
                 g = max(parts(v)[1] - e, 0)
                 new = (parts(v)[0] - (m >> g)) // c
@@ -389,17 +380,18 @@ def read_entropy_layer(reader, shape, b):
         return [0] * n, [0] * (2**b - 1)
     if model & 4:
         model, h = model - 4, reader.u8()
-    levels = read_codebook(reader, 2**b - 1, h)
+    size = 2**b - 1
     if model == 1:
         rows = shape[0] if len(shape) > 1 else 1
-        matrix = read_planes(
-            reader.take(len(reader.data) - reader.at), rows, n // rows, product(shape[2:]), max(h, 2**b - 1 - h)
+        matrix, rest = read_planes(
+            reader.take(len(reader.data) - reader.at), rows, n // rows, product(shape[2:]), max(h, size - h)
         )
         flat = [pair for row in matrix for pair in row]
-        return [(h + 1 - m if negative else h + m) if m else 0 for m, negative in flat], levels
+        codes = [(h + 1 - m if negative else h + m) if m else 0 for m, negative in flat]
+        return codes, read_codebook(rest, set(codes) - {0}, size, h)
     lanes, rate = reader.varint(), reader.u8()
     patterns = [reader.varint() if occurs else 0 for occurs in reader.bits(1, 256)]
-    shares = [reader.varint() if occurs else 0 for occurs in reader.bits(1, 2**b - 1)]
+    shares = [reader.varint() if occurs else 0 for occurs in reader.bits(1, size)]
     n_written = reader.varint()
     stand_in = reader.u8() if n_written else None
     written = list(reader.take(n_written))
@@ -407,13 +399,14 @@ def read_entropy_layer(reader, shape, b):
     coder = Lanes(bits_of(reader.take((n_bits + 7) // 8))[:n_bits], lanes)
     eights = [written.pop(0) if p == stand_in else p for p in coder.symbols(patterns, (n + 7) // 8)]
     mask = [eight >> k & 1 for eight in eights for k in range(8)][:n]
-    codes = iter(coder.symbols(shares, sum(mask), (1, rate)))
-    return [next(codes) + 1 if kept else 0 for kept in mask], levels
+    kept = iter(coder.symbols(shares, sum(mask), (1, rate)))
+    codes = [next(kept) + 1 if one else 0 for one in mask]
+    return codes, read_codebook(coder.rest(), set(codes) - {0}, size, h)
 
 
 def read_float_tensor(reader, n, exponent_bits, mantissa_bits):
     largest, spread, zeros = reader.u8(), reader.u8(), reader.u8()
-    (row,) = read_planes(reader.take(reader.varint()), 1, n, 1, spread)
+    (row,), _ = read_planes(reader.take(reader.varint()), 1, n, 1, spread)
     mantissas = reader.bits(mantissa_bits - zeros, n)
     return [
         sign << (exponent_bits + mantissa_bits) | (largest + 1 - d) << mantissa_bits | mantissa << zeros

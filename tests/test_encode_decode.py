@@ -16,8 +16,8 @@ from clipq.quantized_net import QuantizedLayer, QuantizedNet
 
 #: The worked example of docs/format.md, put together by hand there; the CRCs are those of an independent tool.
 EXAMPLE = bytes.fromhex(
-    "43 4C 49 50 51 01 21 01 00 00 09 66 63 2E 77 65 69 67 68 74 02 02 02 06 00 10 01 03 00 04 62 69 61 73 00 01 02 08"
-    "00 00 35 77 1D BD 02 04 00 00 C0 BF 00 00 00 BF 00 00 80 3F 6E 93 08 F6 9B FB 00 00 00 3F 00 00 00 C0 8E 32 37 DD"
+    "43 4C 49 50 51 01 19 01 00 07 02 66 63 02 02 02 06 10 01 03 00 04 62 69 61 73 00 01 02 08 00 00 2B FE 18 BC 02 04"
+    "00 00 C0 BF 00 00 00 BF 00 00 80 3F 6E 93 08 F6 9B FB 00 00 00 3F 00 00 00 C0 8E 32 37 DD"
 )
 
 

@@ -8,7 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clipq.byte_reader import ByteReader
+from clipq import entropy_coder
+from clipq.byte_reader import ByteReader, InvalidValueError
+from clipq.codebook import pack_codebook
 from clipq.decode_sparse_quantized_net_v2 import decode_sparse_quantized_net_v2, inspect
 from clipq.encode_sparse_quantized_net_v2 import encode_sparse_quantized_net_v2
 from clipq.entropy_coder import EMPTY, PATTERNS, PLANES, decode_entropy, encode_entropy
@@ -16,8 +18,7 @@ from clipq.quantized_net import QuantizedLayer, QuantizedNet
 
 
 def _section(layer: QuantizedLayer) -> bytes:
-    section = encode_entropy(layer)
-    return section.header + section.codebook + section.stream
+    return encode_entropy(layer).data
 
 
 def _decoded(data: bytes, layer: QuantizedLayer) -> np.ndarray:
@@ -142,8 +143,18 @@ def test_rows_columns_and_neighbours_are_made_use_of() -> None:
     assert len(data) < 0.7 * _entropy(codes)
 
 
+@pytest.mark.parametrize("model", [PLANES, PATTERNS])
+def test_bits_after_the_codebook_are_refused(model: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(entropy_coder, "pack_codebook", lambda *arguments: pack_codebook(*arguments) + "001")
+    layer = _iid((30, 40), 0.1) if model == PLANES else _iid((1, 2_000_000), 0.001)
+    data = _section(layer)
+    assert data[0] == model
+    with pytest.raises(InvalidValueError, match="end with the codebook, bits are left"):
+        _decoded(data, layer)
+
+
 def test_small_layers_have_little_overhead() -> None:
-    """At most 40 bytes a layer, header and name included, over codebook and information."""
+    """At most 36 bytes a layer, header and name included, over codebook and information."""
     layers = tuple(
         QuantizedLayer(f"fc{i}.weight", 4, layer.codes, layer.levels)
         for i, layer in enumerate([_iid((300, 30), 0.1, 1), _iid((100, 30), 0.1, 2), _iid((10, 100), 0.1, 3)])
@@ -151,7 +162,7 @@ def test_small_layers_have_little_overhead() -> None:
     encoded = encode_sparse_quantized_net_v2(QuantizedNet(layers), "entropy")
     codebooks = sum(layer.parts["codebook"] for layer in encoded.layers)
     information = sum(_information(layer.codes) for layer in layers)
-    assert len(encoded.to_bytes()) - codebooks - information <= 40 * len(layers)
+    assert len(encoded.to_bytes()) - codebooks - information <= 36 * len(layers)
 
 
 @pytest.mark.parametrize(

@@ -36,9 +36,10 @@ def _file(entries: str, *sections: bytes) -> bytes:
     return head + crc(head) + b"".join(section + crc(section) for section in sections)
 
 
-def _one_layer(section: str, shape: str = "01 08", b: int = 2, coder: str = "00") -> bytes:
+def _one_layer(section: str) -> bytes:
+    """Of eight weights, b = 2, coder ``fixed``."""
     data = bytes.fromhex(section)
-    return _file(f"01 {LAYER} {b:02x} {shape} {coder} {varint(len(data)).hex()} 00 00", data)
+    return _file(f"01 {LAYER} 02 01 08 {varint(len(data)).hex()} 00 00", data)
 
 
 LEVELS = "00000000 " * 3
@@ -58,12 +59,12 @@ def test_a_hand_made_file_is_read() -> None:
         (EXAMPLE[:5] + b"\x02" + EXAMPLE[6:], VersionError, "directory", 5),
         (EXAMPLE[:5] + b"\x00" + EXAMPLE[6:], VersionError, "directory", 5),
         (EXAMPLE[:20], TruncatedError, "directory", 7),
-        (EXAMPLE[:10] + b"\x55" + EXAMPLE[11:], ChecksumError, "directory", 40),
-        (EXAMPLE[:50], TruncatedError, "layer fc.weight", 44),
-        (EXAMPLE[:-1], TruncatedError, "tensors", 64),
-        (EXAMPLE + b"\x00", TrailingBytesError, "end of the file", 76),
-        (EXAMPLE[:58] + b"\x6f" + EXAMPLE[59:], ChecksumError, "layer fc.weight", 60),
-        (EXAMPLE[:-1] + b"\x00", ChecksumError, "tensors", 72),
+        (EXAMPLE[:10] + b"\x55" + EXAMPLE[11:], ChecksumError, "directory", 32),
+        (EXAMPLE[:42], TruncatedError, "layer fc.weight", 36),
+        (EXAMPLE[:-1], TruncatedError, "tensors", 56),
+        (EXAMPLE + b"\x00", TrailingBytesError, "end of the file", 68),
+        (EXAMPLE[:50] + b"\x6f" + EXAMPLE[51:], ChecksumError, "layer fc.weight", 52),
+        (EXAMPLE[:-1] + b"\x00", ChecksumError, "tensors", 64),
         (b"CLIPQ\x01" + b"\xff" * 12, AbsurdSizeError, "directory", 15),
         (b"CLIPQ\x01\x80\x00" + bytes(12), InvalidValueError, "directory", 8),
     ],
@@ -81,17 +82,16 @@ def test_damage_to_the_example(data: bytes, error: type, section: str, offset: i
         (_file("01"), TruncatedError, "directory, byte 8: name: prefix"),
         (_file("00 00 00 00"), TrailingBytesError, "directory, byte 10: 1 bytes that nothing accounts for"),
         (_file("FF FF FF FF 0F"), TruncatedError, "directory"),
-        (_file(f"01 {LAYER} 01 00 00 00 00 00", b""), InvalidValueError, "layer w: expected b from 2 to 8, got 1"),
-        (_file(f"01 {LAYER} 09 00 00 00 00 00", b""), InvalidValueError, "layer w: expected b from 2 to 8, got 9"),
-        (_file(f"01 {LAYER} 42 00 00 00 00 00", b""), InvalidValueError, "layer w: type: expected a code below 4"),
-        (_file(f"01 {LAYER} 02 21 00 00 00 00", b""), AbsurdSizeError, "layer w: shape: .* 32 dimensions, got 33"),
-        (_file(f"01 {LAYER} 02 02 FFFFFFFF7F FFFFFFFF7F 00 00 00 00", b""), AbsurdSizeError, "at most 2.48 elements"),
-        (_file(f"01 {LAYER} 02 02 00 FFFFFFFFFFFF7F 00 00 00 00", b""), AbsurdSizeError, "at most 2.48 elements"),
-        (_file(f"01 {LAYER} 02 01 8180808004 00 10 00 00", bytes(16)), AbsurdSizeError, "layer w, .* elements in 16 b"),
-        (_file(f"01 {LAYER} 02 00 02 00 00 00", b""), InvalidValueError, "layer w: coder: expected a code below 2"),
-        (_file(f"02 {LAYER} 02 0100 00 00 01 00 00 02 0100 00 00 00 00", b"", b""), InvalidValueError, "got 'w' again"),
+        (_file(f"01 {LAYER} 01 00 00 00 00", b""), InvalidValueError, "layer w: expected b from 2 to 8, got 1"),
+        (_file(f"01 {LAYER} 09 00 00 00 00", b""), InvalidValueError, "layer w: expected b from 2 to 8, got 9"),
+        (_file(f"01 {LAYER} 82 00 00 00 00", b""), InvalidValueError, "layer w: coder: expected a code below 2"),
+        (_file(f"01 {LAYER} 02 21 00 00 00", b""), AbsurdSizeError, "layer w: shape: .* 32 dimensions, got 33"),
+        (_file(f"01 {LAYER} 02 02 FFFFFFFF7F FFFFFFFF7F 00 00 00", b""), AbsurdSizeError, "at most 2.48 elements"),
+        (_file(f"01 {LAYER} 02 02 00 FFFFFFFFFFFF7F 00 00 00", b""), AbsurdSizeError, "at most 2.48 elements"),
+        (_file(f"01 {LAYER} 02 01 8180808004 10 00 00", bytes(16)), AbsurdSizeError, "layer w, .* elements in 16 b"),
+        (_file(f"02 {LAYER} 02 0100 00 01 00 00 02 0100 00 00 00", b"", b""), InvalidValueError, "got 'w' again"),
         (_file("01 00 00 01 FF 02 00 00 00 00 00", b""), InvalidValueError, "name: expected UTF-8"),
-        (_file("01 01 00 01 77 02 00 00 00 00 00", b""), InvalidValueError, "name: .* within the 0 bytes"),
+        (_file("01 08 00 01 77 02 00 00 00 00 00", b""), InvalidValueError, "name: .* within the 7 bytes"),
         (_file("00 01 00 00 01 77 11 00 00 00 00", b""), InvalidValueError, "tensor w: type: .* below 17, got 17"),
         (_file("00 01 00 00 01 77 09 01 01 01 00 00", b"\x02"), InvalidValueError, "tensor w: expected a bool"),
         (_file("00 01 00 00 01 77 00 01 01 03 00 00", bytes(3)), TruncatedError, "tensor w: expected 4 bytes, 3 are"),
@@ -153,7 +153,7 @@ def test_damage_behind_right_checksums_is_an_error_or_another_network(data: st.D
 @pytest.mark.parametrize(
     "entries",
     [
-        f"01 {LAYER} 02 02 FFFFFF7F FFFFFF07 00 10 00 00",
+        f"01 {LAYER} 02 02 FFFFFF7F FFFFFF07 10 00 00",
         "00 01 00 00 01 77 01 01 80808080808010 10 00 00",
         "FFFFFFFFFFFFFFFF7F",
         "00 FFFFFFFFFFFFFFFF7F",

@@ -5,12 +5,14 @@ from hypothesis import strategies as st
 
 from clipq.lane_coder import ONE, Closing, LaneDecoder, LaneEncoder, SymbolTable, steps
 
+NOTHING = np.zeros(0, np.uint8)
+
 
 def test_a_stream_by_hand() -> None:
     """docs/format.md, "Worked example of a lane"."""
     encoder = LaneEncoder()
     encoder.decide(np.array([0x4000, 0x1000, 0x6000], np.int32), np.array([True, False, True]))
-    stream, n_bits = encoder.finish(lanes=1)
+    stream, n_bits = encoder.finish(1, NOTHING)
     assert (stream.hex(" "), n_bits) == ("85 00 00", 22)
 
 
@@ -53,21 +55,24 @@ def test_what_was_encoded_is_decoded(seed: int, lanes: int, n: int, m: int, rate
     encoder.close(1 + lanes // 3)
     encoder.symbols(table, symbols[: m // 2], half)
     encoder.symbols(table, symbols[m // 2 :], rest)
-    stream, n_bits = encoder.finish(lanes)
+    end = rng.integers(0, 2, seed % 100).astype(np.uint8)
+    stream, n_bits = encoder.finish(lanes, end)
     assert len(stream) == (n_bits + 7) // 8
     decoder = LaneDecoder(stream, n_bits, lanes)
     assert np.array_equal(decoder.decide(q, Closing(lanes // 2 + 1, 3)), ones)
     decoder.close(1 + lanes // 3)
     assert np.array_equal(decoder.symbols(table, m // 2, half), symbols[: m // 2])
     assert np.array_equal(decoder.symbols(table, m - m // 2, rest), symbols[m // 2 :])
-    decoder.finish()
+    left = decoder.finish()
+    assert np.array_equal(left[: end.size], end)
+    assert not left[end.size :].any()
 
 
 def test_a_certain_symbol_takes_no_bits() -> None:
     certain = SymbolTable(np.array([0, ONE, 0]))
     encoder = LaneEncoder()
     encoder.symbols(certain, np.ones(1000, np.uint8))
-    stream, n_bits = encoder.finish(lanes=3)
+    stream, n_bits = encoder.finish(3, NOTHING)
     assert n_bits <= 3 * 21 + 21  # the lanes' states, and the zeros that one of them starts from
     assert LaneDecoder(stream, n_bits, 3).symbols(certain, 1000).tolist() == [1] * 1000
 
@@ -81,7 +86,7 @@ def test_lanes_cost_next_to_nothing(lanes: int) -> None:
     information = -np.log2(np.where(ones, q, ONE - q) / ONE).sum() / 8
     encoder = LaneEncoder()
     encoder.decide(q, ones, Closing(1, 12))
-    stream, _ = encoder.finish(lanes)
+    stream, _ = encoder.finish(lanes, NOTHING)
     assert information <= len(stream) + 4
     assert len(stream) <= 1.0005 * information + 8
 
@@ -113,18 +118,18 @@ def test_a_stream_that_ends_early_is_refused() -> None:
     encoder = LaneEncoder()
     q = np.full(1000, ONE // 2, np.int32)
     encoder.decide(q, np.arange(1000) % 3 == 0)
-    stream, n_bits = encoder.finish(lanes=4)
+    stream, n_bits = encoder.finish(4, NOTHING)
     for shorter in (50, n_bits - 1):
         with pytest.raises(ValueError, match="ends too early"):
             LaneDecoder(stream[: (shorter + 7) // 8], shorter, 4).decide(q)
 
 
-def test_bits_that_are_left_are_refused() -> None:
+def test_what_is_left_is_given() -> None:
     encoder = LaneEncoder()
     q = np.full(100, ONE // 2, np.int32)
     encoder.decide(q, np.zeros(100, np.bool_))
-    stream, n_bits = encoder.finish(lanes=1)
-    decoder = LaneDecoder(stream + b"\x01", n_bits + 8, 1)
+    stream, n_bits = encoder.finish(1, np.ones(5, np.uint8))
+    decoder = LaneDecoder(stream, n_bits, 1)
     decoder.decide(q)
-    with pytest.raises(ValueError, match="bits are left"):
-        decoder.finish()
+    left = decoder.finish()
+    assert (left[:5].tolist(), left[5:].any()) == ([1] * 5, False)

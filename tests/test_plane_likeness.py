@@ -18,7 +18,8 @@ def test_what_similar_rows_say(
     every = slab_items(Grid(*shape, 1, (), shape[0], 0), shape[0])
     items = every.where(rng.random(every.at.size) < 0.4)
     ones = rng.random(items.at.size) < 0.5
-    likeness, x, y = Likeness(*shape, pause), np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    likeness = Likeness(*shape, pause, items.row, items.column)
+    x, y = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
     start = 0
     for first in range(0, PHASES, together):
         stop = int(items.ends[first + together - 1])
@@ -35,7 +36,8 @@ def test_what_similar_rows_say(
 
 def test_no_product_with_a_weight_is_too_large() -> None:
     """Many rows that agree wholly."""
-    likeness, n = Likeness(4096, 3, 1), 4096
+    n = 4096
+    likeness = Likeness(n, 3, 1, np.repeat(np.arange(n), 3), np.tile(np.arange(3), n))
     row, column = np.divmod(np.arange(2 * n), 2)
     likeness.learn(row, column, 1, np.ones(2 * n, np.bool_))
     likeness.learn(row[: n // 2], np.full(n // 2, 2), 2, np.ones(n // 2, np.bool_))

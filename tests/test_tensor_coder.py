@@ -68,7 +68,7 @@ def test_forms(tensor: torch.Tensor, form: int, size: int) -> None:
         ("03 00", "int32", "form of a tensor: expected one for int32, got 3"),
         ("02 05", "float32", "bytes of an element: expected 1 to 4, got 5"),
         ("03 10 FF 00", "float32", "exponents and mantissas"),
-        ("03 10 01 10 07 00 00 22 90 00 00 20 00 00", "float32", "expected one of every element"),
+        ("03 10 01 10 06 01 42 90 00 00 20 00 00", "float32", "expected one of every element"),
     ],
 )
 def test_damage_is_named(packed: str, dtype: str, message: str) -> None:
