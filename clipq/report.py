@@ -20,6 +20,8 @@ Report = Mapping[str, Any]
 
 PAGE = "report.md"
 FIGURES = "figures"
+
+
 def write_report_page(report: Report, folder: str | Path) -> Path:
     """Writes ``report.md`` and ``figures/*.png`` into ``folder``; the page's path.
 
