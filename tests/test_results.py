@@ -187,6 +187,16 @@ def test_what_the_pages_say(results: Path):
         assert "A processor, 1 of 2 cores" in text and "commit `0123456789ab`" in text
 
 
+def test_orders_whose_network_was_not_searched_have_a_section_of_their_own(results: Path):
+    measured = claims()
+    only = measured | {"network": "lenet300100", "searches": measured["searches"][:1]}
+    (results / "claims" / "lenet300100.json").write_text(json.dumps(only), encoding="utf-8")
+    write_site(results, PAGES)
+    page = (results / "claims" / "README.md").read_text(encoding="utf-8")
+    assert "## LeNet-300-100: the orders alone\n\n2 epochs of fine-tuning each. Dense: 1.25 %.\n\n" in page
+    assert "| LeNet-300-100 | in parallel | 2.00" in page and "## LeNet-5: the search" in page
+
+
 @given(st.floats(0.05, 0.95), st.floats(1e5, 1e7))
 def test_the_rate_for_a_size_is_the_one_on_the_line(p: float, slope: float):
     points = [{"p": q, "b": 3, "fixed": slope * (1.5 - q)} for q in (0.0, 0.3, 1.0)]

@@ -24,6 +24,11 @@ def _networks(data: Data) -> list[tuple[str, Mapping[str, Any]]]:
     return [(NAMES[name], data[name]) for name in NAMES if name in data]
 
 
+def _is_searched(claims: Mapping[str, Any]) -> bool:
+    """Whether searches were compared, and not only one made for the orders."""
+    return all(_of(claims["searches"], search=search) for search in _SEARCHES)
+
+
 def _mean(rows: Sequence[Row], key: str) -> float:
     return fmean(row[key] for row in rows)
 
@@ -76,6 +81,10 @@ def _summary(data: Data) -> str:
 def _body(data: Data) -> str:
     parts = []
     for name, claims in _networks(data):
+        how = f"{claims['epochs']} epochs of fine-tuning each. Dense: {_error(claims['dense'])}."
+        if not _is_searched(claims):
+            parts += [f"## {name}: the orders alone", how, origin(claims["provenance"], claims["seconds"])]
+            continue
         rows = [
             (
                 search, f"{'p' if search == 'uniform' else 'lambda'} = {severity:g}",
@@ -85,12 +94,10 @@ def _body(data: Data) -> str:
             for search in _SEARCHES
             for severity in _severities(claims, search)
         ]  # fmt: skip
-        dense = claims["dense"]
         parts += [
             f"## {name}: the search",
             f"25 evaluations a layer, by Bayesian optimisation or at random, and the same p with b = "
-            f"{claims['uniform_bits']} everywhere; {claims['epochs']} epochs of fine-tuning each. "
-            f"Dense: {_error(dense)}.",
+            f"{claims['uniform_bits']} everywhere; {how}",
             Table(("search", "setting", "test error", "bytes", "seeds"), rows, n_text=2).markdown(),
             origin(claims["provenance"], claims["seconds"]),
         ]
@@ -98,7 +105,7 @@ def _body(data: Data) -> str:
 
 
 def _pareto(data: Data, new_figure: NewFigure) -> Figure:
-    networks = _networks(data)
+    networks = [(name, claims) for name, claims in _networks(data) if _is_searched(claims)]
     figure = new_figure(figsize=(3.6 * len(networks) + 0.4, 3.2), layout="constrained")
     for panel, (name, claims) in zip(figure.subplots(1, len(networks), squeeze=False)[0], networks, strict=True):
         worst = _WORST_SHOWN * 100 * _mean(claims["dense"], "test_error")
