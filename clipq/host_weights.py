@@ -109,11 +109,7 @@ class HostWeights:
         self._number: Any = self._x.dtype.type
         self._parts = [Part(self._x[start : start + _CHUNK]) for start in range(0, max(len(x), 1), _CHUNK)]
         self._also_pruned: np.ndarray | None = None
-        signs = (0,) if joint else (-1, 1)
-        if len(x) <= _FEW:
-            self._bands = {sign: [_ALL] for sign in signs}
-        else:
-            self._bands = {sign: self._likely_bands(sign, p, near) for sign in signs}
+        self._bands = {sign: self._likely_bands(sign, p, near) for sign in ((0,) if joint else (-1, 1))}
         lows = [bands[-1].low for bands in self._bands.values()]
         self._take_candidates(lows[0], lows[-1], near.where if near else ())
 
@@ -190,6 +186,8 @@ class HostWeights:
 
     def _likely_bands(self, sign: int, p: float, near: Near | None) -> list[_Band]:
         """From narrow to wide."""
+        if len(self._x) <= _FEW:
+            return [_ALL]
         if near is not None:
             guess = {-1: -near.c_neg, 0: max(-near.c_neg, near.c_pos), 1: near.c_pos}[sign]
             if guess > 0:
