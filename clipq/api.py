@@ -88,7 +88,7 @@ def compress(
     loader: training batches (x, y), or of anything with an ``objective``; iterated once an epoch, must know its
         ``len``.  Its batch size counts, not that of ``train``.
     metric: model -> error in [0, 1] of held-out samples, lower is better; called in evaluation mode without gradients,
-        after each epoch; the weights of the epoch with the lowest error are kept.  None keeps the last epoch's.
+        after each epoch; ``train.keep`` says which epoch's weights are kept by it.  None keeps the last one's.
     search: how (p, b) are chosen; by Bayesian optimisation unless it says otherwise.
     settings: instead of a search, layer name or shell pattern -> (p, b); a layer takes the first that matches it.
     train: the fine-tuning's knobs; ``epochs=0`` prunes and quantizes without.

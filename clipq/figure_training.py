@@ -46,10 +46,11 @@ def training(report: Report, new_figure: NewFigure) -> tuple[Figure, str] | None
     by_label = dict(zip(*reversed(panels[0].get_legend_handles_labels()), strict=True))
     figure.legend(by_label.values(), by_label.keys(), loc="outside upper center", ncols=len(by_label))
     names = " and ".join(phase.title for phase in phases)
+    kept = {"best": "the epoch with the lowest validation error", "last": "the last epoch"}
     return figure, (
-        f"Error, loss and sparsity over the iterations of {names}. The weights kept are those of the epoch with the "
-        "lowest validation error. Bits per weight are those of the coder `fixed`: index, codes and, unless reading A09 "
-        "says otherwise, codebook."
+        f"Error, loss and sparsity over the iterations of {names}. The weights kept are those of "
+        f"{kept[report['config']['train']['keep']]}. Bits per weight are those of the coder `fixed`: index, codes and, "
+        "unless reading A09 says otherwise, codebook."
     )
 
 

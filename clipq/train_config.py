@@ -27,6 +27,8 @@ class TrainConfig:
     warmup_epochs: the rate rises linearly from zero over these, may be a fraction.
     label_smoothing: of the cross entropy, in [0, 1).
     clip_grad_norm: gradients are scaled down to this L2 norm; 0 leaves them.
+    keep: the weights that count in the end, of the epoch with the lowest validation error (``best``, of equals the
+        later), or of the ``last``, whose validation error nothing has been chosen by.
     """
 
     epochs: int = 10
@@ -43,6 +45,7 @@ class TrainConfig:
     warmup_epochs: float = 0.0
     label_smoothing: float = 0.0
     clip_grad_norm: float = 0.0
+    keep: Literal["best", "last"] = "best"
 
     def __post_init__(self) -> None:
         limits = (
@@ -58,6 +61,7 @@ class TrainConfig:
             ("warmup_epochs", self.warmup_epochs >= 0, ">= 0"),
             ("label_smoothing", 0 <= self.label_smoothing < 1, "in [0, 1)"),
             ("clip_grad_norm", self.clip_grad_norm >= 0, ">= 0"),
+            ("keep", self.keep in ("best", "last"), "best or last"),
         )  # fmt: skip
         for name, holds, expected in limits:
             if not holds:

@@ -84,13 +84,13 @@ def fit(
     before_step: Callable[[float], None] | None = None,
     log_every: int = 50,
 ) -> History:
-    """Trains ``model`` in place; at the end it holds the weights of the epoch with the lowest validation error.
+    """Trains ``model`` in place; at the end it holds the weights of the epoch that ``config.keep`` says.
 
     With several processes (``clipq.distributed``) each calls it with the same arguments and ends with the same weights.
 
     epochs: epoch number -> batches; each must know its ``len``.  Several processes share each batch among them.
     objective: the loss of a minibatch, a mean over its samples; cross entropy by default.
-    validate: model -> error, after each epoch (lower is better; of equals the later); None keeps the last epoch.
+    validate: model -> error, after each epoch (lower is better); None keeps the last epoch.
     measure: further figures of the moment for history and progress, such as sparsity; called with True at the end
         of an epoch, when figures that take longer may be given, too.
     seed: the random generators are set from (seed, epoch) at the start of every epoch.
@@ -137,7 +137,7 @@ def fit(
         _end_epoch(model, state, validate, measure, time.monotonic() - started)
         progress.end_epoch(state.history.epochs[-1])
         _pause(trained, checkpoints, due=True, stop=stop())
-    if state.best is not None:
+    if config.keep == "best" and state.best is not None:
         model.load_state_dict(state.best)
     return state.history
 

@@ -88,9 +88,10 @@ DEVIATIONS = (
     Deviation(
         "D10", "Which iterate is kept",
         "Not known; a MATLAB loop that ends at max iterations keeps the last.",
-        "The epoch with the lowest error on the validation images; without a validation function the last.",
-        "A fine-tuning under a changing quantization is noisy.",
-        "clipq.training:fit", "tests/test_parity.py",
+        "The epoch with the lowest error on the validation images, of equals the later; without a validation function, "
+        "or with `keep = \"last\"`, the last.",
+        "A fine-tuning under a changing quantization is noisy. But the lowest of many errors is an optimistic one.",
+        "clipq.train_config:TrainConfig.keep", "tests/test_parity.py",
     ),
     Deviation(
         "D11", "Indices and order of axes",

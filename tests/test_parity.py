@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -105,9 +106,13 @@ def test_readings_of_the_search_choose_otherwise() -> None:
     assert (alone["trace"]["eps"] != forward["trace"]["eps"]).any()
 
 
-@pytest.mark.parametrize(("errors", "kept"), [([0.3, 0.1, 0.2], 1), ([0.1, 0.1, 0.2], 1), (None, 2)])
-def test_the_best_epoch_is_kept(errors: list[float] | None, kept: int) -> None:
-    """D10: the epoch of the lowest validation error, of equals the later; the last one without validation."""
+@pytest.mark.parametrize(
+    ("errors", "keep", "kept"),
+    [([0.3, 0.1, 0.2], "best", 1), ([0.1, 0.1, 0.2], "best", 1), (None, "best", 2), ([0.3, 0.1, 0.2], "last", 2)],
+)
+def test_the_epoch_that_is_kept(errors: list[float] | None, keep: Literal["best", "last"], kept: int) -> None:
+    """D10: the epoch of the lowest validation error, of equals the later; the last one without validation, or if
+    asked."""
     model, after = nn.Linear(2, 2), []
 
     def measure(epoch_ends: bool) -> dict[str, float]:
@@ -118,7 +123,7 @@ def test_the_best_epoch_is_kept(errors: list[float] | None, kept: int) -> None:
     fit(
         model,
         lambda _: [torch.ones(4, 2)],
-        TrainConfig(epochs=3, lr=0.01, momentum=0.0, schedule="constant"),
+        TrainConfig(epochs=3, lr=0.01, momentum=0.0, schedule="constant", keep=keep),
         objective=lambda network, x: StepLoss(network(x).square().sum(), 0.0, len(x)),
         validate=(lambda _: errors[len(after) - 1]) if errors else None,
         measure=measure,
