@@ -43,11 +43,18 @@ class DataConfig:
     """dataset: a key of ``clipq.data.DATASETS``.
     data_dir: folder that holds it; empty: ``$CLIPQ_DATA``, the cache, a download.
     images: how pictures are prepared, for CIFAR and ImageNet; without it, the data set's usual way.
+    shift: pixels, >= 0, by which images of the other data sets are moved at most, up or down and left or right, each
+        time that the dense network or CLIP-Q trains with them; zeros come in.
     """
 
     dataset: str = "digits"
     data_dir: str = ""
     images: Preprocessing | None = None
+    shift: int = 0
+
+    def __post_init__(self) -> None:
+        if self.shift < 0:
+            raise SettingError(f"data option shift: expected >= 0, got {self.shift}")
 
 
 @dataclass(frozen=True)

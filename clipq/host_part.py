@@ -62,13 +62,19 @@ class Part:
         outside = n - np.count_nonzero(inside)
         if 2 * outside > n:
             return
-        if known is not None and 0 < 2 * len(known) <= 3 * outside and known[-1] < n:
+        if known is not None and self._may_be_enough(known, outside):
             values = self.x.take(known)
             missing = outside - (len(known) - np.count_nonzero(gap.holds(values)))
             if 8 * missing <= outside:
                 self.where = _completed(known, inside) if missing else known
                 self.values = self.x.take(self.where) if missing else values
                 return
+        self._find_candidates(gap)
+
+    def _may_be_enough(self, known: np.ndarray, outside: Any) -> bool:
+        return 0 < 2 * len(known) <= 3 * outside and known[-1] < len(self.x)
+
+    def _find_candidates(self, gap: Gap) -> None:
         self.where = _positions(~gap.narrowed().holds(self.x))
         self.values = self.x.take(self.where)
 
@@ -83,8 +89,11 @@ class Part:
         reach ^= above
         return n_above, np.abs(self.values.take(_positions(reach)))
 
-    def codes(self, thresholds: np.ndarray, kept: Gap, also_pruned: np.ndarray | None) -> np.ndarray:
-        """Of every candidate 1 + how many thresholds it reaches, or 0 where it is pruned, uint8.
+    def assigned(
+        self, thresholds: np.ndarray, kept: Gap, also_pruned: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of every candidate 1 + how many thresholds it reaches, or 0 where it is pruned, uint8; the float64 sum, in
+        the candidates' order, and int64 count of each of these codes, [thresholds + 2].
 
         kept: the weights at its ends and beyond.
         also_pruned: which weights of the chunk are pruned all the same.
@@ -95,16 +104,21 @@ class Part:
         reached |= self.values <= kept.top
         codes *= reached.view(np.uint8)
         if also_pruned is not None:
-            codes[also_pruned if self.where is None else also_pruned.take(self.where)] = 0
-        return codes
+            codes[self.of_candidates(also_pruned)] = 0
+        index, n = codes.astype(np.intp), len(thresholds) + 2
+        return codes, np.bincount(index, weights=self.values, minlength=n), np.bincount(index, minlength=n)
 
+    def of_candidates(self, x: np.ndarray) -> np.ndarray:
+        """What ``x`` has for each of the chunk's weights, for the candidates alone."""
+        return x if self.where is None else x.take(self.where)
 
-def put(entries: np.ndarray, where: np.ndarray | None, codes: np.ndarray, out: np.ndarray) -> None:
-    """Writes each candidate's entry, by its code, to its place in ``out``, and nothing elsewhere."""
-    if where is None:
-        entries.take(codes, out=out, mode="clip")
-    else:
-        out[where] = entries.take(codes)
+    @staticmethod
+    def put(entries: np.ndarray, where: np.ndarray | None, codes: np.ndarray, out: np.ndarray) -> None:
+        """Writes each candidate's entry, by its code, to its place in ``out``, and nothing elsewhere."""
+        if where is None:
+            entries.take(codes, out=out, mode="clip")
+        else:
+            out[where] = entries.take(codes)
 
 
 def _completed(known: np.ndarray, inside: np.ndarray) -> np.ndarray:

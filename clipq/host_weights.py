@@ -11,14 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, reduce
 from math import ceil, floor, inf, isfinite, sqrt
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 
-from clipq.host_part import Gap, Part, put
+from clipq.host_part import Gap, Part
+from clipq.host_passes import part_kind
 
 _CHUNK = 1 << 18
 _FEW = 1 << 11  # of so many weights all are candidates
@@ -65,13 +66,14 @@ class Codes(NamedTuple):
 
     n: int
     parts: list[tuple[np.ndarray | None, np.ndarray]]
+    kind: type[Part]
 
     def decoded(self, entries: np.ndarray) -> torch.Tensor:
         """Each weight's entry, by its code, [n]; ``entries[0]`` is 0."""
         out = np.zeros(self.n, entries.dtype)
 
         def of_part(i: int) -> None:
-            put(entries, *self.parts[i], out[i * _CHUNK : (i + 1) * _CHUNK])
+            self.kind.put(entries, *self.parts[i], out[i * _CHUNK : (i + 1) * _CHUNK])
 
         _each(of_part, range(len(self.parts)))
         return torch.from_numpy(out)
@@ -107,7 +109,8 @@ class HostWeights:
     def __init__(self, x: torch.Tensor, p: float, joint: bool, near: Near | None = None) -> None:
         self._x = x.numpy()
         self._number: Any = self._x.dtype.type
-        self._parts = [Part(self._x[start : start + _CHUNK]) for start in range(0, max(len(x), 1), _CHUNK)]
+        self._kind = part_kind(self._x.dtype)
+        self._parts = [self._kind(self._x[start : start + _CHUNK]) for start in range(0, max(len(x), 1), _CHUNK)]
         self._also_pruned: np.ndarray | None = None
         self._bands = {sign: self._likely_bands(sign, p, near) for sign in ((0,) if joint else (-1, 1))}
         lows = [bands[-1].low for bands in self._bands.values()]
@@ -115,7 +118,7 @@ class HostWeights:
 
     def survey(self) -> Survey:
         """Counts and extremes."""
-        counts = _each(Part.count_signs, self._parts)
+        counts = _each(lambda part: part.count_signs(), self._parts)
         n_neg, n_pos = sum([n for n, _ in counts]), sum([n for _, n in counts])
         lowest, highest = self._ends()
         if not (isfinite(lowest) and isfinite(highest)):
@@ -142,9 +145,7 @@ class HostWeights:
             self._also_pruned = np.zeros(len(x), dtype=bool)
         self._also_pruned[np.flatnonzero(side & (x == value))[: rank.k - smaller]] = True
 
-    def assign(
-        self, keep_from: tuple[float, float], thresholds: np.ndarray, n_levels: int
-    ) -> tuple[Codes, np.ndarray, np.ndarray]:
+    def assign(self, keep_from: tuple[float, float], thresholds: np.ndarray) -> tuple[Codes, np.ndarray, np.ndarray]:
         """Gives every kept weight its interval; the float64 sum and int64 count of each interval's weights, [N].
 
         keep_from: the least magnitude kept on the negative side and on the positive side.
@@ -154,18 +155,15 @@ class HostWeights:
         kept = Gap(self._number(-keep_from[0]), self._number(keep_from[1]))
 
         def of_part(i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-            part, out = self._parts[i], self._also_pruned
-            codes = part.codes(thresholds, kept, None if out is None else out[i * _CHUNK : (i + 1) * _CHUNK])
-            index = codes.astype(np.intp)
-            sums = np.bincount(index, weights=part.values, minlength=n_levels + 1)
-            return codes, sums, np.bincount(index, minlength=n_levels + 1)
+            out = self._also_pruned
+            return self._parts[i].assigned(
+                thresholds, kept, None if out is None else out[i * _CHUNK : (i + 1) * _CHUNK]
+            )
 
-        sums, counts, parts = np.zeros(n_levels + 1), np.zeros(n_levels + 1, dtype=np.int64), []
-        for part, found in zip(self._parts, _each(of_part, range(len(self._parts))), strict=True):
-            parts.append((part.where, found[0]))
-            sums += found[1]
-            counts += found[2]
-        return Codes(len(self._x), parts), sums[1:], counts[1:]
+        found = _each(of_part, range(len(self._parts)))
+        parts = [(part.where, codes) for part, (codes, _, _) in zip(self._parts, found, strict=True)]
+        sums, counts = (reduce(np.add, [of_part[which] for of_part in found]) for which in (1, 2))
+        return Codes(len(self._x), parts, self._kind), sums[1:], counts[1:]
 
     def _take_candidates(self, low_neg: float, low_pos: float, known: Sequence[np.ndarray | None] = ()) -> None:
         """Finds the weights whose magnitude is at least their sign's; NaN is always among them."""

@@ -6,6 +6,7 @@ Written once for numbers in the computer's memory and for those that an accelera
 from __future__ import annotations
 
 from functools import cache
+from math import inf, nextafter
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -87,21 +88,27 @@ def edges_and_centres(neg: Side, pos: Side, b: int, conventions: Conventions) ->
     return ends[1:, 0], middles
 
 
-def thresholds(edges: np.ndarray, dtype: type[np.floating], conventions: Conventions) -> np.ndarray:
+def thresholds(
+    neg: Side[float], pos: Side[float], b: int, dtype: type[np.floating], conventions: Conventions
+) -> np.ndarray:
     """The edges as values of ``dtype``, such that a weight w lies above edge i exactly where w >= thresholds[i].
 
     A weight on an edge goes away from zero or towards it (A06), so an edge means ``w >= edge`` on one side of zero
-    and ``w > edge`` on the other.
+    and ``w > edge``, from the next float64 on, on the other.  So few are computed faster one by one than as arrays.
     """
+    if conventions.partition == "joined":
+        between = edges(neg, pos, b, conventions).tolist()
+    else:
+        between = [-x for x in reversed(_inner_ends(neg, 2 ** (b - 1)))] + [0.0] + _inner_ends(pos, 2 ** (b - 1) - 1)
+    outer = conventions.edge == "outer"
+    least = np.array([edge if (edge > 0) == outer else nextafter(edge, inf) for edge in between])
     number: Any = dtype
-    rounded = edges.astype(number)
-    more = (edges > 0) != (conventions.edge == "outer")  # than the edge
-    too_low = np.where(more, rounded <= edges, rounded < edges)
-    return np.where(too_low, np.nextafter(rounded, number(np.inf)), rounded)
+    rounded = least.astype(number)
+    return np.nextafter(rounded, number(inf), out=rounded, where=rounded < least)
 
 
 def device_thresholds(edges: torch.Tensor, dtype: torch.dtype, conventions: Conventions) -> torch.Tensor:
-    """``thresholds`` on the edges' device."""
+    """What ``thresholds`` gives, of edges on a device."""
     rounded = edges.to(dtype)
     exact = rounded.double()
     more = edges <= 0 if conventions.edge == "outer" else edges > 0
@@ -140,6 +147,12 @@ def _split(side: Side, m: int) -> Any:
     ends = side.c + _fractions(side.e - side.c, m)
     ends[-1] = side.e
     return ends
+
+
+def _inner_ends(side: Side[float], m: int) -> list[float]:
+    """``_split`` without the first and the last."""
+    length = side.e - side.c
+    return [side.c + length * j / m for j in range(1, m)]
 
 
 def _joined_ends(neg: Side, pos: Side, b: int) -> Any:

@@ -98,7 +98,9 @@ class Run:
             torch.set_num_threads(experiment.run.threads)
         self.device = find_device(experiment.run.device)
         self.data: Dataset = distributed.writer_first(
-            lambda: load_dataset(experiment.data.dataset, experiment.data.data_dir or None, experiment.data.images)
+            lambda: load_dataset(
+                experiment.data.dataset, experiment.data.data_dir or None, experiment.data.images, experiment.data.shift
+            )
         )
         distributed.on_writer(lambda: self._claim_folder(resume))
         self._fingerprint = self._make_fingerprint()

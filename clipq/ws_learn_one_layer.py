@@ -20,7 +20,7 @@ from clipq.conventions import Conventions
 from clipq.device_weights import learn_on_device
 from clipq.errors import WeightError
 from clipq.host_weights import HostWeights, Near, Rank
-from clipq.partition import Side, centres, clip_value, edges, intervals, thresholds
+from clipq.partition import Side, centres, clip_value, intervals, thresholds
 from clipq.quantized_net import LayerSetting
 
 Array = TypeVar("Array", torch.Tensor, np.ndarray)
@@ -157,8 +157,8 @@ def _learn_on_host(
     weights = HostWeights(x, setting.p, conventions.clip_scope == "all_weights", Near(*near) if near else None)
     number: Any = _NUMPY[x.dtype]
     neg, pos = _clip(weights, len(x), number, setting.p, conventions, name)
-    bounds = thresholds(edges(neg, pos, setting.b, conventions), number, conventions)
-    codes, sums, counts = weights.assign((neg.keep_from, pos.keep_from), bounds, 2**setting.b - 1)
+    bounds = thresholds(neg, pos, setting.b, number, conventions)
+    codes, sums, counts = weights.assign((neg.keep_from, pos.keep_from), bounds)
     levels = sums / np.maximum(counts, 1)
     if conventions.empty_level == "centre" and not counts.all():
         levels = np.where(counts > 0, levels, centres(neg, pos, setting.b, conventions))

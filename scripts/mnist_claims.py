@@ -187,7 +187,7 @@ def measure_search(
 def claims(network: str, seed: int, epochs: int, options: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]]:
     """Every part's rows, one after another: ("orders" | "searches", row)."""
     common = {"data.data_dir": options.data_dir, "run.threads": str(options.threads)}
-    weights = dense_network(network, seed, options.runs, common).resolve()
+    weights = dense_network(f"mnist_{network}_small", seed, options.runs, common).resolve()
     overrides = {**common, "run.seed": str(seed), "network.weights": str(weights)}
     overrides |= {"train.epochs": str(epochs), "train.batch_size": str(BATCH_SIZE), "selection.attempts": "1"}
     for which in searches():
@@ -200,7 +200,7 @@ def claims(network: str, seed: int, epochs: int, options: argparse.Namespace) ->
     experiment = load_experiment(f"mnist_{network}_small", overrides)
     if options.threads:
         torch.set_num_threads(options.threads)
-    data = load_dataset("mnist", Path(options.data_dir) if options.data_dir else None, None)
+    data = load_dataset("mnist", options.data_dir or None, shift=experiment.data.shift)
     for order in ORDERS:
         kept = options.runs / f"{network}-{order.replace(' ', '_').replace(',', '')}-{seed}.json"
         if not kept.is_file():

@@ -1,8 +1,9 @@
 """MNIST's LeNets by the paper's recipe and by our own, from networks trained here and from Caffe's.
 
-Runs them and keeps their figures in results/mnist/.  The dense network of a seed is trained once for both recipes.
-Caffe's networks have seen the images that are held out here: what theirs may err on them (``selection.error``) is what
-our dense network of that seed does.  Finished runs are not repeated, interrupted ones go on.
+Runs them and keeps their figures in results/mnist/.  A seed's dense network is trained once for both recipes, where
+they say the same of it.  Caffe's networks have seen the images that are held out here: what theirs may err on them
+(``selection.error``) is what our dense network of the `paper` recipe does, which is trained as they were.  Finished
+runs are not repeated, interrupted ones go on.
 """
 
 from __future__ import annotations
@@ -26,17 +27,20 @@ def measure(options: argparse.Namespace) -> None:
     """Every network, recipe, seed and start."""
     common = {"data.data_dir": options.data_dir, "run.threads": str(options.threads)}
     for network, recipe, seed in product(options.networks, options.recipes, options.seeds):
-        ours = dense_network(network, seed, options.runs, common)
-        starts = {"ours": ours} if "ours" in options.starts else {}
+        experiment = RECIPES[recipe].format(network)
+        starts = {}
+        if "ours" in options.starts:
+            starts["ours"] = dense_network(experiment, seed, options.runs, common)
         if options.caffe and "caffe" in options.starts:
             starts["caffe"] = options.caffe / CAFFE.format(network)
         for start, weights in starts.items():
             name = f"{network}-{recipe}-{start}-{seed}"
             overrides = {**common, "run.seed": str(seed), "network.weights": str(weights.resolve())}
             if start == "caffe":
-                overrides["selection.error"] = str(held_out_error(network, ours, options.data_dir))
+                like = dense_network(f"mnist_{network}", seed, options.runs, common)
+                overrides["selection.error"] = str(held_out_error(network, like, options.data_dir))
             kept = RESULTS / "mnist" / f"{name}.json"
-            run_once(RECIPES[recipe].format(network), overrides, options.runs / name, kept)
+            run_once(experiment, overrides, options.runs / name, kept)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import shlex
 import sys
@@ -32,19 +33,22 @@ KEPT = (
 )  # fmt: skip
 
 
-def dense_network(network: str, seed: int, folder: Path, overrides: Mapping[str, str]) -> Path:
-    """The dense network of ``mnist_<network>`` with this seed, trained once: a file of its state dict in ``folder``."""
-    path = folder / f"{network}-dense-{seed}.pt"
+def dense_network(name: str, seed: int, folder: Path, overrides: Mapping[str, str]) -> Path:
+    """The dense network of the experiment ``name`` with this seed: a file of its state dict in ``folder``, trained once
+    for all experiments that say the same of it."""
+    experiment = load_experiment(name, {**overrides, "run.seed": str(seed)})
+    network, shift = experiment.network.name, experiment.data.shift
+    says = hashlib.sha256(f"{experiment.dense}, shift {shift}".encode()).hexdigest()
+    path = folder / f"{network}-dense-{says[:6]}-{seed}.pt"
     if path.is_file():
         return path
-    experiment = load_experiment(f"mnist_{network}", {**overrides, "run.seed": str(seed)})
     if experiment.run.threads:
         torch.set_num_threads(experiment.run.threads)
-    data = load_dataset("mnist", Path(d) if (d := experiment.data.data_dir) else None, None)
+    data = load_dataset("mnist", experiment.data.data_dir or None, shift=shift)
     seed_everything(seed)
     model = build_network(network, n_classes=data.n_classes, input_shape=data.input_shape)
     folder.mkdir(parents=True, exist_ok=True)
-    depends_on = {"data set": data.sha256, "dense": str(experiment.dense)}
+    depends_on = {"data set": data.sha256, "dense": says}
     fit(
         model,
         lambda epoch: data.loader("train", experiment.dense.batch_size, train=True, seed=seed, epoch=epoch),
@@ -62,7 +66,7 @@ def dense_network(network: str, seed: int, folder: Path, overrides: Mapping[str,
 
 def held_out_error(network: str, weights: Path, data_dir: str) -> float:
     """Of trained ``weights``, in [0, 1]."""
-    data = load_dataset("mnist", Path(data_dir) if data_dir else None, None)
+    data = load_dataset("mnist", data_dir or None)
     model = build_network(network, n_classes=data.n_classes, input_shape=data.input_shape)
     load_weights(model, str(weights))
     return top1_error(model, data.loader("val", data.evaluation_batch))

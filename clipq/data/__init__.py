@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from clipq.data.dataset import Batches, Dataset, Split, TensorDataset, TensorPair
@@ -70,7 +71,9 @@ DATASETS: dict[str, Loader] = {
 }
 
 
-def load_dataset(name: str, data_dir: str | Path | None = None, images: Preprocessing | None = None) -> Dataset:
+def load_dataset(
+    name: str, data_dir: str | Path | None = None, images: Preprocessing | None = None, shift: int = 0
+) -> Dataset:
     """The data set ``name``, a key of ``DATASETS``.
 
     ``digits`` comes with scikit-learn.  ``mnist`` is looked for in ``data_dir``, ``$CLIPQ_DATA`` and the cache, and
@@ -79,10 +82,16 @@ def load_dataset(name: str, data_dir: str | Path | None = None, images: Preproce
 
     Args:
         images: how pictures are prepared, for CIFAR and ImageNet; None: the usual way.
+        shift: pixels by which training images are moved at random; of data sets in memory (the others have ``images``).
 
     Raises:
         DataError: no such name, or the data are missing or damaged; says which file.
     """
     if name not in DATASETS:
         raise DataError(f"data set: expected one of {', '.join(DATASETS)}, got {name!r}")
-    return DATASETS[name](Path(data_dir) if data_dir else None, images)
+    dataset = DATASETS[name](Path(data_dir) if data_dir else None, images)
+    if not shift:
+        return dataset
+    if not isinstance(dataset, TensorDataset):
+        raise DataError(f"data set {name}: expected no shift (its [data.images] has pad and augmentation), got {shift}")
+    return replace(dataset, shift=shift)

@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
+from torch.nn import functional
 
 from clipq.distributed import own_samples
 
@@ -93,11 +94,13 @@ class TensorBatches:
     """Batches of a split in memory.
 
     order: the images' positions in order; None for the split's own order.
+    shifts: int64 [n, 2], rows down and columns to the right by which each image of that order is moved; None for none.
     """
 
     pair: TensorPair
     batch_size: int
     order: torch.Tensor | None = None
+    shifts: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return -(-len(self.pair.y) // self.batch_size)
@@ -114,12 +117,16 @@ class TensorBatches:
 
     def _images(self, at: slice) -> TensorPair:
         where = at if self.order is None else self.order[at]
-        return TensorPair(self.pair.x[where], self.pair.y[where])
+        x = self.pair.x[where]
+        return TensorPair(x if self.shifts is None else shifted(x, self.shifts[at]), self.pair.y[where])
 
 
 @dataclass(frozen=True, eq=False)
 class TensorDataset(Dataset):
-    """A data set in memory."""
+    """A data set in memory.
+
+    shift: pixels by which its training images are moved at most, at random, in each direction.
+    """
 
     name: str
     train: TensorPair
@@ -127,6 +134,7 @@ class TensorDataset(Dataset):
     test: TensorPair
     n_classes: int
     sha256: str
+    shift: int = 0
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -140,8 +148,10 @@ class TensorDataset(Dataset):
         self, split: Split, batch_size: int, *, train: bool = False, seed: int = 0, epoch: int = 0, workers: int = 0
     ) -> TensorBatches:
         pair: TensorPair = getattr(self, split)
-        order = shuffled(len(pair.y), seed, epoch) if train else None
-        return TensorBatches(pair, batch_size, order)
+        if not train:
+            return TensorBatches(pair, batch_size)
+        shifts = random_shifts(len(pair.y), self.shift, seed, epoch) if self.shift else None
+        return TensorBatches(pair, batch_size, shuffled(len(pair.y), seed, epoch), shifts)
 
     def subset(self, n: int, seed: int = 0, workers: int = 0) -> TensorPair:
         chosen = subset_indices(self.size("train"), n, seed)
@@ -150,9 +160,28 @@ class TensorDataset(Dataset):
 
 def shuffled(n: int, seed: int, epoch: int) -> torch.Tensor:
     """A permutation of 0 .. n-1 that (seed, epoch) determines; epochs differ in theirs."""
-    mixed = np.random.SeedSequence([seed, epoch]).generate_state(2, np.uint32)
-    generator = torch.Generator().manual_seed(int(mixed[0]) << 32 | int(mixed[1]))
-    return torch.randperm(n, generator=generator)
+    return torch.randperm(n, generator=_generator(seed, epoch))
+
+
+def random_shifts(n: int, most: int, seed: int, epoch: int) -> torch.Tensor:
+    """int64 [n, 2] in -most .. most, which (seed, epoch) determines."""
+    return torch.randint(-most, most + 1, (n, 2), generator=_generator(seed, epoch, 1))
+
+
+def _generator(*words: int) -> torch.Generator:
+    mixed = np.random.SeedSequence(words).generate_state(2, np.uint32)
+    return torch.Generator().manual_seed(int(mixed[0]) << 32 | int(mixed[1]))
+
+
+def shifted(x: torch.Tensor, by: torch.Tensor) -> torch.Tensor:
+    """Each image [channels, height, width] of x moved by its rows (down) and columns (to the right), [n, 2]; zeros come
+    in at the other side."""
+    n, channels, height, width = x.shape
+    most = int(by.abs().max()) if len(by) else 0
+    padded = functional.pad(x, (most,) * 4)
+    rows = (most - by[:, 0, None] + torch.arange(height))[:, None, :, None]
+    columns = (most - by[:, 1, None] + torch.arange(width))[:, None, None, :]
+    return padded[torch.arange(n)[:, None, None, None], torch.arange(channels)[:, None, None], rows, columns]
 
 
 def subset_indices(n: int, size: int, seed: int) -> torch.Tensor:
