@@ -49,4 +49,4 @@ def _results(part: Part, gap: Gap, known: np.ndarray | None, thresholds: np.ndar
     codes, sums, counts = part.assigned(thresholds, gap, None)
     out = np.zeros_like(part.x)
     part.put(np.arange(256, dtype=out.dtype), part.where, codes, out)
-    return [part.count_signs(), *(a.tobytes() for a in (out, sums, counts))]
+    return [part.count_signs(), *(a.tobytes() for a in (out, sums[1:], counts[1:]))]

@@ -6,6 +6,7 @@ Written once for numbers in the computer's memory and for those that an accelera
 from __future__ import annotations
 
 from functools import cache
+from itertools import pairwise
 from math import inf, nextafter
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -45,18 +46,6 @@ def clip_value(m_k: Any, m_next: Any, product: Any, k: Any, conventions: Convent
             return m_k + (product + 0.5 - k) * (m_next - m_k)
 
 
-def edges(neg: Side, pos: Side, b: int, conventions: Conventions) -> Any:
-    """float64 [N - 1], N = 2^b - 1: between neighbouring intervals, ascending, as A05 says.
-
-    With A05 = ``per_sign`` 0 stands between the two sides.
-    """
-    xp = _library(neg)
-    if conventions.partition == "joined":
-        return _on_axis(neg, pos, _joined_ends(neg, pos, b))[1:-1]
-    ends_neg, ends_pos = _split(neg, 2 ** (b - 1)), _split(pos, 2 ** (b - 1) - 1)
-    return xp.concatenate([-_reversed(ends_neg[1:-1]), 0 * ends_neg[:1], ends_pos[1:-1]])
-
-
 def intervals(neg: Side, pos: Side, b: int, conventions: Conventions) -> Any:
     """float64 [N, 2]: lower and upper end of each interval."""
     xp = _library(neg)
@@ -69,23 +58,25 @@ def intervals(neg: Side, pos: Side, b: int, conventions: Conventions) -> Any:
     return xp.stack([xp.concatenate(lower), xp.concatenate(upper)], 1)
 
 
-def centres(neg: Side, pos: Side, b: int, conventions: Conventions) -> Any:
-    """float64 [N]: each interval's middle, joined intervals' on the joined axis."""
+def edges_and_centres(neg: Side, pos: Side, b: int, conventions: Conventions) -> tuple[Any, Any]:
+    """float64 [N - 1], N = 2^b - 1: between neighbouring intervals, ascending, as A05 says, with ``per_sign`` 0 between
+    the two sides; and [N], each interval's middle, joined intervals' on the joined axis."""
     if conventions.partition == "joined":
         ends = _joined_ends(neg, pos, b)
-        return _on_axis(neg, pos, (ends[:-1] + ends[1:]) / 2)
-    ends_neg, ends_pos = -_reversed(_split(neg, 2 ** (b - 1))), _split(pos, 2 ** (b - 1) - 1)
-    return _library(neg).concatenate([ends_neg[:-1] + ends_neg[1:], ends_pos[:-1] + ends_pos[1:]]) / 2
-
-
-def edges_and_centres(neg: Side, pos: Side, b: int, conventions: Conventions) -> tuple[Any, Any]:
-    """``edges`` and ``centres``, in fewer operations."""
-    if conventions.partition == "joined":
-        return edges(neg, pos, b, conventions), centres(neg, pos, b, conventions)
+        return _on_axis(neg, pos, ends)[1:-1], _on_axis(neg, pos, (ends[:-1] + ends[1:]) / 2)
     ends = intervals(neg, pos, b, conventions)
     middles = (ends[:, 0] + ends[:, 1]) / 2
     ends[2 ** (b - 1) : 2 ** (b - 1) + 1, 0] *= 0  # the first positive interval's edge
     return ends[1:, 0], middles
+
+
+def centres(neg: Side[float], pos: Side[float], b: int, conventions: Conventions) -> np.ndarray:
+    """Those of ``edges_and_centres``.  So few are computed faster one by one than as arrays."""
+    if conventions.partition == "joined":
+        return edges_and_centres(neg, pos, b, conventions)[1]
+    of_neg, of_pos = _ends(neg, 2 ** (b - 1)), _ends(pos, 2 ** (b - 1) - 1)
+    middles_neg = [-(low + high) / 2 for low, high in pairwise(of_neg)]
+    return np.array(middles_neg[::-1] + [(low + high) / 2 for low, high in pairwise(of_pos)])
 
 
 def thresholds(
@@ -94,12 +85,13 @@ def thresholds(
     """The edges as values of ``dtype``, such that a weight w lies above edge i exactly where w >= thresholds[i].
 
     A weight on an edge goes away from zero or towards it (A06), so an edge means ``w >= edge`` on one side of zero
-    and ``w > edge``, from the next float64 on, on the other.  So few are computed faster one by one than as arrays.
+    and ``w > edge``, from the next float64 on, on the other.
     """
     if conventions.partition == "joined":
-        between = edges(neg, pos, b, conventions).tolist()
+        between = edges_and_centres(neg, pos, b, conventions)[0].tolist()
     else:
-        between = [-x for x in reversed(_inner_ends(neg, 2 ** (b - 1)))] + [0.0] + _inner_ends(pos, 2 ** (b - 1) - 1)
+        of_neg, of_pos = _ends(neg, 2 ** (b - 1)), _ends(pos, 2 ** (b - 1) - 1)
+        between = [-end for end in of_neg[-2:0:-1]] + [0.0] + of_pos[1:-1]
     outer = conventions.edge == "outer"
     least = np.array([edge if (edge > 0) == outer else nextafter(edge, inf) for edge in between])
     number: Any = dtype
@@ -149,10 +141,10 @@ def _split(side: Side, m: int) -> Any:
     return ends
 
 
-def _inner_ends(side: Side[float], m: int) -> list[float]:
-    """``_split`` without the first and the last."""
+def _ends(side: Side[float], m: int) -> list[float]:
+    """What ``_split`` gives."""
     length = side.e - side.c
-    return [side.c + length * j / m for j in range(1, m)]
+    return [side.c + length * j / m for j in range(m)] + [side.e]
 
 
 def _joined_ends(neg: Side, pos: Side, b: int) -> Any:

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from clipq.data import TensorDataset, TensorPair, load_dataset, mnist
-from clipq.data.dataset import every_nth, held_out
+from clipq.data.dataset import every_nth, held_out, shifted
 from clipq.data.idx import read_idx
 from clipq.data.idx_folder import load_idx_folder
 from clipq.distributed import own_samples
@@ -291,6 +291,51 @@ def test_seed_and_epoch_determine_the_order():
     assert len({tuple(order(*key)) for key in [(1, 2), (2, 1), (1, 3), (2, 2)]}) == 4
 
 
+def moved(image: np.ndarray, down: int, right: int) -> np.ndarray:
+    """Pixel by pixel."""
+    out = np.zeros_like(image)
+    _, height, width = image.shape
+    for row in range(height):
+        for column in range(width):
+            if 0 <= row + down < height and 0 <= column + right < width:
+                out[:, row + down, column + right] = image[:, row, column]
+    return out
+
+
+@given(
+    st.tuples(st.integers(1, 3), st.integers(1, 6), st.integers(1, 5)),
+    st.lists(st.tuples(st.integers(-3, 3), st.integers(-3, 3)), max_size=5),
+)
+def test_images_are_moved_and_zeros_come_in(shape: tuple[int, int, int], by: list[tuple[int, int]]):
+    x = np.random.default_rng(0).random((len(by), *shape), np.float32)
+    result = shifted(torch.from_numpy(x), torch.tensor(by, dtype=torch.int64).reshape(-1, 2))
+    assert result.shape == x.shape
+    for image, (down, right), own in zip(x, by, result.numpy(), strict=True):
+        assert np.array_equal(own, moved(image, down, right))
+
+
+def test_training_images_are_moved_at_random():
+    """Every image by its own of the nine ways, other ones in another epoch; nothing else of the data set moves."""
+    plain, dataset = load_dataset("digits"), load_dataset("digits", shift=1)
+    order = torch.cat([y for _, y in plain.loader("train", 100, train=True, seed=1, epoch=2)])
+
+    def pass_over(epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
+        batches = list(dataset.loader("train", 100, train=True, seed=1, epoch=epoch))
+        return torch.cat([x for x, _ in batches]), torch.cat([y for _, y in batches])
+
+    x, y = pass_over(2)
+    assert torch.equal(y, order), "the order does not depend on the shifts"
+    originals = torch.cat([x for x, _ in plain.loader("train", 100, train=True, seed=1, epoch=2)])
+    ways = [(down, right) for down in (-1, 0, 1) for right in (-1, 0, 1)]
+    same = torch.stack([(x == shifted(originals, torch.tensor([way] * len(x)))).flatten(1).all(1) for way in ways])
+    assert same.any(0).all() and (same.sum(1) > len(x) / 15).all()
+    assert torch.equal(x, pass_over(2)[0]) and not torch.equal(x, pass_over(3)[0])
+    assert all(torch.equal(*pair) for pair in zip(dataset.subset(50, 1), plain.subset(50, 1), strict=True))
+    for split in ("train", "val", "test"):
+        for own, other in zip(dataset.loader(split, 64), plain.loader(split, 64), strict=True):
+            assert torch.equal(own.x, other.x) and torch.equal(own.y, other.y)
+
+
 def test_subset():
     dataset = load_dataset("digits")
     subset = dataset.subset(100, seed=5)
@@ -320,7 +365,7 @@ def test_a_batch_that_is_evaluated_is_bounded(channels: int, height: int, width:
 
 @pytest.mark.parametrize("train", [True, False])
 def test_shares_of_batches_in_memory(train: bool):
-    loader = load_dataset("digits").loader("val", 64, train=train, seed=1)
+    loader = load_dataset("digits", shift=2).loader("val", 64, train=train, seed=1)
     for world_size, first in ((1, 0), (3, 1)):
         for rank in range(world_size):
             for (own, weight), batch in zip(loader.shares(rank, world_size, first), list(loader)[first:], strict=True):

@@ -350,6 +350,8 @@ def test_cifar(tmp_path: Path, name: str, folder: str):
     assert np.array_equal(x.numpy(), planes) and y.tolist() == labels.tolist()
     usual = next(iter(dataset.loader("test", 40))).x
     torch.testing.assert_close(usual[:, 2], (x[:, 2] - 113.9) / 66.7)
+    with pytest.raises(DataError, match=rf"{name}: expected no shift.*, got 2"):
+        load_dataset(name, tmp_path, shift=2)
 
 
 def test_cifar_files_that_do_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

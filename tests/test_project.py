@@ -13,9 +13,9 @@ TEST_LINE = (
 )
 HEAVY = {"matplotlib", "bayes_opt", "sklearn", "PIL"}
 NUMERICS = (
-    "ws_learn_one_layer", "partition", "host_weights", "host_part", "device_weights", "device_rows", "device_kernels",
-    "device_passes", "conventions", "quantized_net", "learned_together", "weight_sharing", "ws_train", "bits",
-    "relative_index", "expected_improvement",
+    "ws_learn_one_layer", "partition", "host_weights", "host_part", "host_kernels", "host_passes", "device_weights",
+    "device_rows", "device_kernels", "device_passes", "conventions", "quantized_net", "learned_together",
+    "weight_sharing", "ws_train", "bits", "relative_index", "expected_improvement",
 )  # fmt: skip
 FILES_AND_ARGUMENTS = {"argparse", "pathlib", "tqdm", "matplotlib", "tomllib", "urllib"}
 

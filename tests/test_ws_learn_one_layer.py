@@ -14,6 +14,7 @@ from clipq import host_weights
 from clipq.conventions import Conventions
 from clipq.device_weights import learn_on_device
 from clipq.errors import SettingError, WeightError
+from clipq.host_part import Part
 from clipq.quantized_net import LayerSetting
 from clipq.ws_learn_one_layer import learn, ws_learn_one_layer
 
@@ -306,15 +307,21 @@ def test_a_large_layer_agrees_with_the_definition(n):
         assert torch.equal(r.codes > 0, (W > r.c_pos) | (W < r.c_neg))
 
 
-@pytest.fixture(params=["few weights", "many weights", "accelerator"], scope="module")
+@pytest.fixture(
+    params=["few weights", "many weights", "few, compiled", "many, compiled", "accelerator"], scope="module"
+)
 def way(request):
     """All ways of passing over the weights; the accelerator's on the CPU's tensors."""
+    amount, _, compiled = request.param.partition(", ")
+    kind = pytest.importorskip("clipq.host_kernels", exc_type=ImportError).CompiledPart if compiled else Part
     with pytest.MonkeyPatch.context() as patch:
-        if request.param == "accelerator":
+        if amount == "accelerator":
             patch.setattr(learning, "_learn_on_host", learning._learn_on_device)
         else:
-            patch.setattr(host_weights, "_FEW", -1 if request.param == "many weights" else 1 << 20)
-            patch.setattr(host_weights, "_FEW_CANDIDATES", -1 if request.param == "many weights" else 1 << 20)
+            few = amount.startswith("few")
+            patch.setattr(host_weights, "part_kind", lambda dtype: kind)
+            patch.setattr(host_weights, "_FEW", 1 << 20 if few else -1)
+            patch.setattr(host_weights, "_FEW_CANDIDATES", 1 << 20 if few else -1)
         yield request.param
 
 
