@@ -96,6 +96,7 @@ class _Band(NamedTuple):
 
 
 _ALL = _Band(0.0, inf)
+_LEAST = {number: np.finfo(number).smallest_subnormal for number in (np.float32, np.float64)}
 
 
 class HostWeights:
@@ -178,8 +179,13 @@ class HostWeights:
         """The least and the largest candidate, 0 for none; if one is NaN, so is an end."""
         if self._ascending is None:
             values = [part.values for part in self._parts if len(part.values)]
-            ends = np.array([[v.min() for v in values], [v.max() for v in values]])
-            return (float(ends[0].min()), float(ends[1].max())) if values else (0.0, 0.0)
+            if not values:
+                return 0.0, 0.0
+            lowest, highest = (
+                reduce(np.minimum, [v.min() for v in values]),
+                reduce(np.maximum, [v.max() for v in values]),
+            )
+            return float(lowest), float(highest)
         return (float(self._ascending[0]), float(self._ascending[-1])) if len(self._ascending) else (0.0, 0.0)
 
     def _likely_bands(self, sign: int, p: float, near: Near | None) -> list[_Band]:
@@ -208,7 +214,7 @@ class HostWeights:
 
     def _pair_in(self, rank: Rank, band: _Band) -> tuple[float, float] | None:
         """m_k and m_{k+1}, if the candidates within the band, which are counted from the largest on, hold both."""
-        least = np.nextafter(self._number(0), self._number(1)) if rank.sign else self._number(0)
+        least = _LEAST[self._number] if rank.sign else self._number(0)
         low, high = max(self._number(max(band.low, self._all_from(rank.sign))), least), self._number(band.high)
         found = _each(lambda part: part.within(rank.sign, low, high), self._parts)
         at = rank.n - rank.k - sum(above for above, _ in found)  # m_{k+1} is so many from the band's end

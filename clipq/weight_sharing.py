@@ -37,6 +37,17 @@ def straight_through(W: torch.Tensor, quantized: torch.Tensor) -> torch.Tensor:
     return output
 
 
+class _LastStep:
+    """What a parametrization keeps of its last forward pass.  A module of its own attributes would look each of them up
+    among parameters, buffers and modules, which takes longer than to set them.
+
+    codes: gives them.  near: what was found on the host.
+    """
+
+    codes: Callable[[], torch.Tensor] | None = None
+    near: Near | None = None
+
+
 class WeightSharing(nn.Module):
     """The parametrization of one weight.
 
@@ -50,16 +61,16 @@ class WeightSharing(nn.Module):
         self.name = name
         self.setting = setting
         self._together = together
-        self._codes: Callable[[], torch.Tensor] | None = None
-        self._near: Near | None = None  # what the last step found, on the host
+        self._last = _LastStep()
 
     def forward(self, W: torch.Tensor) -> torch.Tensor:
         if not _on_accelerator(W):
-            layer = learn(W.detach(), self.setting, self._together.conventions, self.name, self._near)
-            self._codes, self._near = layer.find_codes, layer.near
+            last = self._last
+            layer = learn(W.detach(), self.setting, self._together.conventions, self.name, last.near)
+            last.codes, last.near = layer.find_codes, layer.near
             return straight_through(W, layer.quantized)
         quantized, codes = self._together.take(self, W)
-        self._codes = lambda: codes
+        self._last.codes = lambda: codes
         weights = straight_through(W, quantized)
         if weights.requires_grad:
             weights.register_hook(self._together.expire_after_backward)
@@ -68,10 +79,10 @@ class WeightSharing(nn.Module):
     @property
     def codes(self) -> torch.Tensor:
         """uint8, of the last forward pass (empty before the first)."""
-        return self._codes() if self._codes else torch.zeros(0, dtype=torch.uint8)
+        return self._last.codes() if self._last.codes else torch.zeros(0, dtype=torch.uint8)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_codes": None}  # a copy starts anew
+        return {**self.__dict__, "_last": _LastStep()}  # a copy starts anew
 
     def extra_repr(self) -> str:
         return f"{self.name}, p={self.setting.p:g}, b={self.setting.b}"
