@@ -16,7 +16,7 @@ import torch
 
 from clipq import __version__
 
-_PACKAGES = ("numpy", "scipy", "torch", "bayesian-optimization", "scikit-learn")
+_PACKAGES = ("numpy", "scipy", "numba", "torch", "bayesian-optimization", "scikit-learn")
 
 
 def provenance(seed: int) -> dict[str, Any]:

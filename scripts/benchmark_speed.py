@@ -22,11 +22,13 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.utils import parametrize
 
+from clipq import host_weights
 from clipq.atomic_file import write_text
 from clipq.conventions import Conventions
 from clipq.data import load_dataset
 from clipq.device_weights import learn_together
 from clipq.errors import ClipqError
+from clipq.host_part import Part
 from clipq.layers import compressible_layers
 from clipq.networks import build_network
 from clipq.provenance import provenance
@@ -84,7 +86,8 @@ def speed(arguments: argparse.Namespace) -> dict[str, Any]:
         print(
             f"  {network:<12} batch {batch:<4} {row['dense_ms']:7.2f} ms dense {row['clipq_ms']:7.2f} ms CLIP-Q "
             f"{row['plain_ms']:7.2f} ms plain version   ratio {row['ratio']:.2f}   "
-            f"{row['operations']} operations on an accelerator without kernels"
+            + (f"{row['numpy_ms']:7.2f} ms with NumPy alone   " if "numpy_ms" in row else "")
+            + f"{row['operations']} operations on an accelerator without kernels"
         )
         report["training"].append(row)
     report["memory"] = memory(device)
@@ -202,6 +205,8 @@ class PlainSharing(nn.Module):
 def training_step(network: str, batch: int, shape: tuple[int, ...], device: torch.device, repeats: int) -> Row:
     """A training step with pruning-quantization over one without it, at p = 0.9 and b = 4 in every layer."""
     works = {kind: step(network, batch, shape, device, kind) for kind in ("dense", "clipq", "plain")}
+    if device.type == "cpu":
+        works["numpy"] = without_kernels(step(network, batch, shape, device, "clipq"))
     times = in_turn(works, -(-repeats // BLOCK), device, BLOCK)
     return {
         "network": network, "batch": batch,
@@ -231,6 +236,19 @@ def step(
         loss.backward()
         optimizer.step()
         return loss
+
+    return run
+
+
+def without_kernels(work: Callable[[], Any]) -> Callable[[], Any]:
+    """The work on the host with NumPy alone, as where Numba is not installed."""
+
+    def run() -> Any:
+        kind, host_weights.part_kind = host_weights.part_kind, lambda dtype: Part  # type: ignore[assignment]
+        try:
+            return work()
+        finally:
+            host_weights.part_kind = kind
 
     return run
 

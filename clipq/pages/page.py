@@ -56,7 +56,7 @@ def origin(provenance: Mapping[str, Any], seconds: float | None = None) -> str:
         [hardware["processor"], f"{hardware['threads']} of {hardware['cores']} cores", *hardware["gpus"]]
     )
     packages = ", ".join(
-        f"{name} {version}" for name, version in provenance["packages"].items() if name in ("numpy", "torch")
+        f"{name} {version}" for name, version in provenance["packages"].items() if name in ("numpy", "numba", "torch")
     )
     took = f" in {duration_in_words(seconds)}" if seconds else ""
     return (

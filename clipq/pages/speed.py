@@ -27,16 +27,26 @@ def _summary(data: Data) -> str:
             str(x["batch"]),
             f"{x['dense_ms']:.2f} ms",
             f"{x['clipq_ms']:.2f} ms",
+            f"{x['numpy_ms']:.2f} ms" if "numpy_ms" in x else "-",
             f"{x['plain_ms']:.2f} ms",
             f"{x['ratio']:.2f}",
         )
         for device, report in data.items()
         for x in report["training"]
     ]
-    header = ("device", "network", "batch", "dense step", "CLIP-Q step", "with the plain version", "ratio")
+    header = (
+        "device",
+        "network",
+        "batch",
+        "dense step",
+        "CLIP-Q step",
+        "with NumPy alone",
+        "with the plain version",
+        "ratio",
+    )
     return (
-        "What a training step with pruning-quantization costs beside one without, measured in turn with it, and with "
-        "the plain version (a full sort for each sign):\n\n"
+        "What a training step with pruning-quantization costs beside one without, measured in turn with it, on a CPU "
+        "also without Numba (the extra `fast`), and with the plain version (a full sort for each sign):\n\n"
         f"{Table(header, rows, n_text=2).markdown()}"
     )
 
