@@ -47,6 +47,7 @@ LAMBDAS = (10.0, 30.0, 100.0, 300.0, 1000.0)
 UNIFORM = (0.9, 0.94, 0.96, 0.98, 0.99)
 UNIFORM_BITS = 3
 BATCH_SIZE = 256  # there are many runs, and few epochs of large batches tell them apart
+WITHOUT = {"selection.attempts": "1", "distillation.weight": "0"}  # what hides the differences
 FOR_ORDERS = ("bayesopt", 100.0)  # the search whose (p, b) all orders take
 ORDERS = ("in parallel", "in parallel, mask kept", "one after the other")
 
@@ -189,7 +190,7 @@ def claims(network: str, seed: int, epochs: int, options: argparse.Namespace) ->
     common = {"data.data_dir": options.data_dir, "run.threads": str(options.threads)}
     weights = dense_network(f"mnist_{network}_small", seed, options.runs, common).resolve()
     overrides = {**common, "run.seed": str(seed), "network.weights": str(weights)}
-    overrides |= {"train.epochs": str(epochs), "train.batch_size": str(BATCH_SIZE), "selection.attempts": "1"}
+    overrides |= {"train.epochs": str(epochs), "train.batch_size": str(BATCH_SIZE)} | WITHOUT
     for which in searches():
         if options.orders_only and which[:2] != FOR_ORDERS:
             continue
