@@ -96,7 +96,7 @@ class _Band(NamedTuple):
 
 
 _ALL = _Band(0.0, inf)
-_LEAST = {number: np.finfo(number).smallest_subnormal for number in (np.float32, np.float64)}
+_LEAST: dict[Any, Any] = {number: np.nextafter(number(0), number(1)) for number in (np.float32, np.float64)}
 
 
 class HostWeights:
@@ -181,11 +181,8 @@ class HostWeights:
             values = [part.values for part in self._parts if len(part.values)]
             if not values:
                 return 0.0, 0.0
-            lowest, highest = (
-                reduce(np.minimum, [v.min() for v in values]),
-                reduce(np.maximum, [v.max() for v in values]),
-            )
-            return float(lowest), float(highest)
+            lowest = reduce(np.minimum, [v.min() for v in values])
+            return float(lowest), float(reduce(np.maximum, [v.max() for v in values]))
         return (float(self._ascending[0]), float(self._ascending[-1])) if len(self._ascending) else (0.0, 0.0)
 
     def _likely_bands(self, sign: int, p: float, near: Near | None) -> list[_Band]:

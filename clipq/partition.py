@@ -1,6 +1,7 @@
 """Quantization intervals on the axis of weight values (paper, section 3.1 and Figure 2; docs/method.md, step 2).
 
-Written once for numbers in the computer's memory and for those that an accelerator holds: ``xp`` is NumPy or torch.
+Arrays are written once for the computer's memory and for an accelerator: ``xp`` is NumPy or torch.  What a training
+step asks for on the host is computed number by number, as there are few.
 """
 
 from __future__ import annotations
