@@ -83,10 +83,13 @@ class EncodeConfig:
     ``best`` (the smaller one, for each layer).
     tensors: the type to whose values all that is not pruned and quantized (biases, normalization) is rounded after the
         training, where it has more digits; ``as_trained`` keeps it exactly.
+    dead_units: ``fold`` prunes what is left of units of fully connected layers that do nothing, having lost all of
+        their incoming or outgoing weights, and moves what they gave into the next layer's bias; ``keep`` leaves them.
     """
 
     coder: Literal["fixed", "entropy", "best"] = "fixed"
     tensors: Literal["as_trained", "float16", "bfloat16"] = "as_trained"
+    dead_units: Literal["keep", "fold"] = "keep"
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from clipq import distributed
 from clipq.atomic_file import remove_leftovers, write_text
 from clipq.checkpoint import CheckpointFile
 from clipq.data import Dataset, Split, load_dataset
+from clipq.dead_units import fold_dead_units
 from clipq.decode_sparse_quantized_net_v2 import decode_sparse_quantized_net_v2
 from clipq.device import find_device
 from clipq.distillation import distilled
@@ -128,14 +129,14 @@ class Run:
         self, dense: nn.Module, layers: list[CompressibleLayer], dense_val: float
     ) -> tuple[_Attempt, dict[str, Any]]:
         """Search and fine-tuning with the lambda that is chosen, and the report's words on the choice."""
-        error, tried = self.experiment.selection.error, []
+        tried = []
 
         def attempt(number: int, lambda_: float) -> _Attempt:
             result = self._attempt(number, lambda_, dense, layers)
             tried.append({"lambda": lambda_, "val_error": result.val_error})
             return result
 
-        accepted = dense_val if error is None else error
+        accepted = self.experiment.selection.accepted(dense_val, self.data.size("val"))
         chosen = select(attempt, self.experiment.lambdas, accepted)
         return chosen, {"lambda": chosen.lambda_, "accepted": accepted, "tried": tried}
 
@@ -238,10 +239,13 @@ class Run:
                 objective=self._objective(dense), **options,
             ),
         )  # fmt: skip
-        if self.experiment.encode.tensors == "as_trained":
-            return trained
-        net = trained.net.rounded(self.experiment.encode.tensors)
-        model.load_state_dict(net.state_dict())
+        net, encode = trained.net, self.experiment.encode
+        if encode.dead_units == "fold":
+            net = fold_dead_units(model, net)
+        if encode.tensors != "as_trained":
+            net = net.rounded(encode.tensors)
+        if net is not trained.net:
+            model.load_state_dict(net.state_dict())
         return replace(trained, net=net)
 
     def _fit(

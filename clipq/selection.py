@@ -2,13 +2,15 @@
 
 The search weighs a layer's size against what pruning and quantizing it at one blow does to the error; how much of that
 the fine-tuning mends depends on network and data.  So smaller and smaller lambdas are tried, each with search and
-fine-tuning, and the first is taken whose network errs on the held-out images no more than is accepted.
+fine-tuning, and the first is taken whose network errs on the held-out images no more than is accepted.  Of two networks
+that are equally good each errs more on every second set of images, hence the tolerance.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import sqrt
 from typing import Protocol, TypeVar
 
 from clipq.errors import SettingError
@@ -21,17 +23,20 @@ class SelectionConfig:
     factor: > 1.
     error: what the fine-tuned network may err on the held-out images, in [0, 1]; without it, as much as the dense one.
         To be given where the starting weights were trained on images that are held out here.
+    tolerance: by how many standard errors of that error, measured on so many images, it may err more, >= 0.
     """
 
     attempts: int = 1
     factor: float = 2.0
     error: float | None = None
+    tolerance: float = 0.0
 
     def __post_init__(self) -> None:
         limits = (
             ("attempts", self.attempts >= 1, ">= 1"),
             ("factor", self.factor > 1, "> 1"),
             ("error", self.error is None or 0 <= self.error <= 1, "in [0, 1]"),
+            ("tolerance", self.tolerance >= 0, ">= 0"),
         )
         for name, holds, expected in limits:
             if not holds:
@@ -40,6 +45,11 @@ class SelectionConfig:
     def lambdas(self, first: float) -> list[float]:
         """Those that are tried, in their order."""
         return [first / self.factor**number for number in range(self.attempts)]
+
+    def accepted(self, dense_error: float, n_images: int) -> float:
+        """What the fine-tuned network may err, where the dense one errs ``dense_error`` on so many images."""
+        error = dense_error if self.error is None else self.error
+        return error + self.tolerance * sqrt(error * (1 - error) / n_images)
 
 
 class Judged(Protocol):

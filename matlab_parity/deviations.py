@@ -125,7 +125,7 @@ DEVIATIONS = (
         "D15", "Lambda chosen on held-out images (off by default)",
         "Not known (A12); one lambda for a network, as far as the objective says.",
         "With `selection.attempts` > 1 smaller and smaller ones are tried, until the fine-tuned network errs on the "
-        "held-out images no more than the dense one.",
+        "held-out images no more than the dense one, or, with `selection.tolerance`, about as much.",
         "How much of the damage the fine-tuning mends depends on network and data. The experiments named `_small` use "
         "it.",
         "clipq.selection:SelectionConfig", "tests/test_run.py",
@@ -135,7 +135,15 @@ DEVIATIONS = (
         "Not known; Caffe's MNIST is used as it is.",
         "With `data.shift` > 0 each training image is moved by up to so many pixels, for the dense network as for "
         "CLIP-Q.",
-        "Both networks err less with it. `mnist_lenet5_small` uses it.",
+        "Both networks err less with it.",
         "clipq.experiment:DataConfig.shift", "tests/test_datasets.py",
+    ),
+    Deviation(
+        "D17", "Units that do nothing (off by default)",
+        "Not known; what is left of them is stored.",
+        "With `encode.dead_units = \"fold\"` a unit of a fully connected layer that has lost all incoming weights "
+        "moves into the next layer's bias, one without outgoing weights is pruned.",
+        "The network computes the same from a smaller file. The experiments named `_small` use it.",
+        "clipq.dead_units:fold_dead_units", "tests/test_dead_units.py",
     ),
 )  # fmt: skip

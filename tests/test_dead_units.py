@@ -1,0 +1,171 @@
+"""Units that do nothing: the network computes the same without them, and only those that surely do nothing go."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional
+
+from clipq.dead_units import fold_dead_units
+from clipq.encode_sparse_quantized_net_v2 import encode_sparse_quantized_net_v2
+from clipq.layers import compressible_layers
+from clipq.quantized_net import LayerSetting, QuantizedNet
+from clipq.weight_sharing import quantized_net
+
+ACTIVATIONS = (nn.ReLU(), nn.ReLU(inplace=True), nn.Sigmoid(), nn.GELU(), nn.Tanh(), nn.Dropout(0.5), nn.Identity())
+
+
+def compressed(model: nn.Module, p: float = 0.5) -> QuantizedNet:
+    layers = compressible_layers(model)
+    net = quantized_net(model, layers, {layer.name: LayerSetting(p, 3) for layer in layers})
+    model.load_state_dict(net.state_dict())
+    return net
+
+
+def prune(model: nn.Linear, rows: list[int] = [], columns: list[int] = []) -> None:  # noqa: B006 (only read)
+    with torch.no_grad():
+        model.weight[rows] = 0
+        model.weight[:, columns] = 0
+
+
+def assert_computes_the_same(model: nn.Module, net: QuantizedNet, folded: QuantizedNet, n_inputs: int) -> None:
+    x = torch.randn(20, n_inputs)
+    model.eval()
+    with torch.no_grad():
+        before = model(x)
+        model.load_state_dict(folded.state_dict())
+        torch.testing.assert_close(model(x), before, rtol=1e-5, atol=1e-6)
+    assert [layer.levels.tolist() for layer in folded.layers] == [layer.levels.tolist() for layer in net.layers]
+
+
+def codes(net: QuantizedNet, name: str) -> np.ndarray:
+    return next(layer.codes for layer in net.layers if layer.name == f"{name}.weight")
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 10**6), st.sampled_from([0.5, 0.8, 0.95]), st.lists(st.sampled_from(ACTIVATIONS), max_size=2),
+    st.tuples(st.booleans(), st.booleans(), st.booleans()),
+)  # fmt: skip
+def test_whatever_is_dead_the_network_computes_the_same(seed, p, between, biases):
+    """Three layers, so that units die in a row; with and without biases and activations."""
+    torch.manual_seed(seed)
+    sizes = [(4, 9), (9, 7), (7, 3)]
+    linear = [nn.Linear(*size, bias=bias) for size, bias in zip(sizes, biases, strict=True)]
+    model = nn.Sequential(linear[0], *between, linear[1], *between, linear[2])
+    net = compressed(model, p)
+    folded = fold_dead_units(model, net)
+    assert_computes_the_same(model, net, folded, 4)
+    for before, after in zip(net.layers, folded.layers, strict=True):
+        assert ((after.codes == before.codes) | (after.codes == 0)).all(), "weights are pruned, never changed"
+    for i, name in enumerate(("0", str(1 + len(between)))):
+        rows = codes(folded, name).any(axis=1)
+        following = codes(folded, str((i + 1) * (1 + len(between))))
+        if biases[i + 1]:
+            assert (rows | ~following.any(axis=0)).all(), "a unit that hears nothing is not listened to"
+        assert (~rows | following.any(axis=0)).all(), "a unit that nobody listens to hears nothing"
+
+
+def test_a_unit_without_incoming_weights_moves_into_the_bias():
+    model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2))
+    prune(model[0], rows=[0, 1])
+    with torch.no_grad():
+        model[0].bias.copy_(torch.tensor([2.0, -1.0, 0.5]))
+    net = compressed(model, p=0.0)
+    weights, bias = model[2].weight.detach().clone(), model[2].bias.detach().clone()
+    folded = fold_dead_units(model, net)
+    torch.testing.assert_close(folded.tensors["2.bias"], bias + 2.0 * weights[:, 0])
+    assert folded.tensors["0.bias"].tolist() == [0, 0, 0.5]
+    assert codes(folded, "2").any(axis=0).tolist() == [False, False, True]
+    assert len(encode_sparse_quantized_net_v2(folded, "best").to_bytes()) <= len(
+        encode_sparse_quantized_net_v2(net, "best").to_bytes()
+    )
+    assert net.tensors["2.bias"].tolist() == bias.tolist(), "what is given stays as it is"
+
+
+def test_a_unit_without_outgoing_weights_goes_with_all_that_only_it_heard():
+    model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 2))
+    prune(model[4], columns=[1])
+    with torch.no_grad():
+        model[2].weight.copy_(torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1]]))
+    folded = fold_dead_units(model, compressed(model, p=0.0))
+    assert codes(folded, "2").any(axis=1).tolist() == [True, False, True]
+    assert codes(folded, "0").any(axis=1).tolist() == [True, False, True]
+    assert folded.tensors["0.bias"][1] == folded.tensors["2.bias"][1] == 0
+
+
+class Residual(nn.Module):
+    """The first layer's units are also used by themselves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.a(x)
+        return x + self.b(torch.relu(x))
+
+
+class Twice(Residual):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.b(torch.relu(self.a(torch.relu(self.a(x)))))
+
+
+class Mixing(Residual):
+    """What lies between is not done to each value by itself."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.b(functional.softmax(self.a(x), dim=1))
+
+
+class Normalized(Residual):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.b(self.norm(self.a(x)))
+
+
+class Tied(Residual):
+    def __init__(self) -> None:
+        super().__init__()
+        self.b.weight = self.a.weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.b(torch.relu(self.a(x)))
+
+
+class Branching(Residual):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.b(self.a(x)) if x.sum() > 0 else self.a(x)
+
+
+@pytest.mark.parametrize("kind", [Residual, Twice, Mixing, Normalized, Tied, Branching])
+def test_where_units_may_do_something_they_stay(kind):
+    torch.manual_seed(0)
+    model = kind()
+    prune(model.a, rows=[0, 1])
+    net = compressed(model, p=0.0)
+    folded = fold_dead_units(model, net)
+    for before, after in zip(net.layers, folded.layers, strict=True):
+        assert np.array_equal(before.codes, after.codes)
+    assert all(torch.equal(folded.tensors[name], value) for name, value in net.tensors.items())
+
+
+def test_options_of_a_function_count():
+    class Tanh(Residual):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.b(functional.gelu(self.a(x), approximate="tanh").sigmoid())
+
+    torch.manual_seed(1)
+    model = Tanh()
+    prune(model.a, rows=[2])
+    net = compressed(model, p=0.0)
+    folded = fold_dead_units(model, net)
+    assert not codes(folded, "b")[:, 2].any()
+    assert_computes_the_same(model, net, folded, 4)
