@@ -15,12 +15,13 @@ import torch
 import clipq.run
 from clipq.data import Dataset, TensorDataset, TensorPair
 from clipq.decode_sparse_quantized_net_v2 import decode_sparse_quantized_net_v2
-from clipq.errors import CheckpointError, ExperimentError, Interrupted, ModelError, WriteError
+from clipq.errors import CheckpointError, ExperimentError, Interrupted, ModelError, SettingError, WriteError
 from clipq.experiment import load_experiment
 from clipq.networks import build_network
 from clipq.report import files
 from clipq.run import Run
 from clipq.search import Evaluation
+from clipq.selection import SelectionConfig
 
 SMALL = {
     "dense.epochs": "2", "train.epochs": "2", "dense.batch_size": "32", "train.batch_size": "32",
@@ -279,6 +280,33 @@ def test_the_dense_networks_error_is_accepted_without_another(tmp_path: Path) ->
     assert report["selection"]["accepted"] == report["error"]["dense_val"]
     chosen = {x["lambda"]: x["val_error"] for x in report["selection"]["tried"]}[report["selection"]["lambda"]]
     assert report["error"]["compressed_val"] == chosen
+
+
+def test_chance_is_allowed_for(tmp_path: Path) -> None:
+    """30 images are held out: the standard error of 1/5 is the root of 4/25/30."""
+    report = made(tmp_path, selection__error="0.2", selection__tolerance="1.5")()
+    assert report["selection"]["accepted"] == pytest.approx(0.2 + 1.5 * (4 / 25 / 30) ** 0.5)
+    with pytest.raises(SettingError, match="tolerance: expected >= 0, got -1"):
+        SelectionConfig(tolerance=-1)
+
+
+def test_units_that_do_nothing_leave_the_file_and_the_model(tmp_path: Path) -> None:
+    """The same training; the network that is measured, in the file and in the report is the folded one."""
+    options = {"search__mode": "uniform", "search__p": "0.97", "search__b": "2", "encode__coder": "best"}
+    whole = made(tmp_path / "keep", **options)()
+    report = made(tmp_path / "fold", encode__dead_units="fold", encode__tensors="bfloat16", **options)()
+    kept, folded = (decode_sparse_quantized_net_v2(tmp_path / name / "net.clipq") for name in ("keep", "fold"))
+    assert sum(x["kept"] for x in report["layers"]) == sum(layer.n_kept for layer in folded.layers)
+    assert sum(layer.n_kept for layer in folded.layers) < sum(layer.n_kept for layer in kept.layers)
+    assert report["size"]["file"] < whole["size"]["file"]
+    assert report["error"]["decoded_test"] == report["error"]["compressed_test"]
+    x = digits().test.x
+    outputs = []
+    for net in (kept, folded):
+        model = build_network("digits_net", n_classes=10, input_shape=(1, 8, 8)).eval()
+        model.load_state_dict(net.state_dict())
+        outputs.append(model(x))
+    torch.testing.assert_close(*outputs, rtol=0, atol=0.05)
 
 
 def test_a_search_of_several_lambdas_goes_on_after_a_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
