@@ -9,6 +9,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 from clipq.api import Compressed, compress, load, load_into, save
 from clipq.conventions import Conventions
+from clipq.dead_units import fold_dead_units
 from clipq.errors import ClipqError
 from clipq.layers import DEFAULT_TYPES, compressible_layers
 from clipq.quantized_net import LayerSetting, QuantizedLayer, QuantizedNet
@@ -21,6 +22,6 @@ __version__ = "0.1.0"
 
 __all__ = [
     "DEFAULT_TYPES", "ClipqError", "Compressed", "Conventions", "LayerSetting", "QuantizedLayer", "QuantizedNet",
-    "SearchConfig", "StepLoss", "SubsetError", "TrainConfig", "compress", "compressible_layers", "load", "load_into",
-    "save", "top1_error",
+    "SearchConfig", "StepLoss", "SubsetError", "TrainConfig", "compress", "compressible_layers", "fold_dead_units",
+    "load", "load_into", "save", "top1_error",
 ]  # fmt: skip

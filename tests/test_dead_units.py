@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
-from clipq.dead_units import fold_dead_units
+from clipq import fold_dead_units
 from clipq.encode_sparse_quantized_net_v2 import encode_sparse_quantized_net_v2
 from clipq.layers import compressible_layers
 from clipq.quantized_net import LayerSetting, QuantizedNet

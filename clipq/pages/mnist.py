@@ -31,9 +31,9 @@ _HOW = (
     "training images and images held out of them, and a run reads the test images once, at the end. Caffe's networks "
     "have seen the held-out images, too. `paper` is the method as published, with the coder that the paper counts; "
     "`small` also lets the pruning rate rise slowly, searches with the entropy coder's sizes, lowers lambda until "
-    "nothing is lost on the held-out images, and stores biases in bfloat16. LeNet-5, its gradients bounded, also "
-    "learns from the dense network's outputs, and its images are moved by up to a pixel at random, in both trainings: "
-    "the dense network that it is compared with had them, too, in 30 epochs (D12 to D16 of "
+    "nothing is lost on the held-out images (LeNet-5: no more than chance explains, one standard error), removes "
+    "units that do nothing and stores biases in bfloat16. LeNet-5, its gradients bounded, also learns from the dense "
+    "network's outputs, and keeps its last epoch instead of the best (D10, D12 to D15 and D17 of "
     "matlab_parity/DEVIATIONS.md)."
 )
 _SEEN = (
@@ -47,8 +47,11 @@ _SEEN = (
     "dense 0.79 and 0.65 %, at 257x and 202x (seeds 7 and 8), whereupon ten epochs more and a bound on the gradients "
     "came in, the latter since the fine-tuning had diverged on another data set; so 0.76 and 0.80 %, dense 0.69 and "
     "0.82 %, at 295x and 241x (seeds 10 and 12; seed 11 was given up, as two lambdas had lost 0.06 and 0.08 points on "
-    "the held-out images), whereupon images were moved, epochs became more, the last one counts, and lambda begins at "
-    "50 instead of 60, judged by held-out images alone."
+    "the held-out images), whereupon units that do nothing are removed, the last epoch counts and lambda begins at "
+    "25. With images moved by a pixel at random in both trainings (D16), LeNet-5 erred less by far, and the dense "
+    "network still less: 0.51 and 0.49 % of 10,000 held-out images at 223x and 219x, dense 0.48 %; 0.56 and 0.44 % of "
+    "5,000 at 248x and 178x, dense 0.46 and 0.40 % after 30 epochs (seeds 13 and 14, whose test errors nobody has "
+    "seen). As the question here is what is lost, that is not in the recipe."
 )
 
 
