@@ -78,11 +78,15 @@ def _words(data: bytes, dtype: str) -> np.ndarray:
 
 
 def _float_forms(words: np.ndarray, exponent_bits: int, mantissa_bits: int) -> list[bytes]:
-    """Largest exponent; exponents below it and signs as planes; mantissas without the zero bits that end all of them.
+    """Largest exponent; exponents below it and signs as planes, in which an element +0 is a pruned weight; mantissas of
+    the others without the zero bits that end all of them.
 
-    No form where exponents go from 0 to 255.
+    No form where exponents go from 0 to 255, or where all elements are +0.
     """
-    words = words.astype(np.uint32)
+    where = words.nonzero()[0]
+    if not where.size:
+        return []
+    n, words = words.size, words[where].astype(np.uint32)
     exponent = (words >> mantissa_bits) & ((1 << exponent_bits) - 1)
     mantissa = words & ((1 << mantissa_bits) - 1)
     negative = (words >> (exponent_bits + mantissa_bits)).astype(np.bool_)
@@ -93,7 +97,9 @@ def _float_forms(words: np.ndarray, exponent_bits: int, mantissa_bits: int) -> l
         return []
     together = int(np.bitwise_or.reduce(mantissa))
     zeros = (together & -together).bit_length() - 1 if together else mantissa_bits
-    planes = PlanePlan(below.astype(np.uint8)[None], negative[None], 1, spread).encode()
+    magnitudes, signs = np.zeros((1, n), np.uint8), np.zeros((1, n), np.bool_)
+    magnitudes[0, where], signs[0, where] = below, negative
+    planes = PlanePlan(magnitudes, signs, 1, spread).encode()
     mantissas = pack_bits(mantissa >> zeros, mantissa_bits - zeros)
     return [bytes([FLOAT, largest, spread, zeros]) + varint(len(planes)) + planes + mantissas]
 
@@ -107,14 +113,15 @@ def _read_float(reader: ByteReader, n: int, exponent_bits: int, mantissa_bits: i
     planes.finish()
     if rest.any():
         reader.invalid("exponents and signs: expected the stream to end with its last symbol, bits are left")
-    if n and int(below.min()) < 1:
-        reader.invalid("exponents: expected one of every element")
+    where = below[0].nonzero()[0]
     width = mantissa_bits - zeros
-    data = reader.take(packed_size(n, width), "mantissas")
+    data = reader.take(packed_size(where.size, width), "mantissas")
     try:
-        mantissa = unpack_bits(data, width, n)
+        mantissa = unpack_bits(data, width, where.size)
     except ValueError as fault:
         reader.invalid(f"mantissas: {fault}")
-    exponent = np.uint32(largest + 1) - below[0]
-    sign = negative[0].astype(np.uint32) << np.uint32(exponent_bits + mantissa_bits)
-    return sign | exponent << np.uint32(mantissa_bits) | mantissa.astype(np.uint32) << np.uint32(zeros)
+    exponent = np.uint32(largest + 1) - below[0, where]
+    sign = negative[0, where].astype(np.uint32) << np.uint32(exponent_bits + mantissa_bits)
+    words = np.zeros(n, np.uint32)
+    words[where] = sign | exponent << np.uint32(mantissa_bits) | mantissa.astype(np.uint32) << np.uint32(zeros)
+    return words

@@ -407,8 +407,9 @@ def read_entropy_layer(reader, shape, b):
 def read_float_tensor(reader, n, exponent_bits, mantissa_bits):
     largest, spread, zeros = reader.u8(), reader.u8(), reader.u8()
     (row,), _ = read_planes(reader.take(reader.varint()), 1, n, 1, spread)
-    mantissas = reader.bits(mantissa_bits - zeros, n)
+    mantissas = iter(reader.bits(mantissa_bits - zeros, sum(d > 0 for d, _ in row)))
     return [
-        sign << (exponent_bits + mantissa_bits) | (largest + 1 - d) << mantissa_bits | mantissa << zeros
-        for (d, sign), mantissa in zip(row, mantissas, strict=True)
-    ]
+        sign << (exponent_bits + mantissa_bits) | (largest + 1 - d) << mantissa_bits | next(mantissas) << zeros
+        if d else 0
+        for d, sign in row
+    ]  # fmt: skip
