@@ -34,7 +34,9 @@ _HOW = (
     "nothing is lost on the held-out images (LeNet-5: no more than chance explains, one standard error), removes "
     "units that do nothing and stores biases in bfloat16. LeNet-5, its gradients bounded, also learns from the dense "
     "network's outputs, and keeps its last epoch instead of the best (D10, D12 to D15 and D17 of "
-    "matlab_parity/DEVIATIONS.md)."
+    "matlab_parity/DEVIATIONS.md). From Caffe's weights `small` is an earlier form of it, with lambda = 100 "
+    "throughout and no unit removed; no unit was removed from LeNet-300-100, either. The last column is the same "
+    "network's file as the coder is now, with the smallest one for each layer."
 )
 _SEEN = (
     "While the `small` recipes were made, test errors of earlier forms of them had been seen, on other seeds than "
