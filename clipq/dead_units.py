@@ -50,7 +50,7 @@ def fold_dead_units(model: nn.Module, net: QuantizedNet) -> QuantizedNet:
         depends on values), nothing is folded.
     """
     try:
-        pairs = list(_pairs(fx.symbolic_trace(copy.deepcopy(model).eval())))
+        pairs = list(_pairs(copy.deepcopy(model).eval()))
     except Exception:  # tracing runs the model's own code, which may fail in any way on symbolic values
         return net
     tied = {*net.aliases, *net.aliases.values()}
@@ -97,17 +97,18 @@ def _clear_bias(module: str, units: np.ndarray, tensors: dict[str, torch.Tensor]
         tensors[f"{module}.bias"] = bias.masked_fill(torch.from_numpy(units), 0)
 
 
-def _pairs(traced: fx.GraphModule) -> Iterator[_Pair]:
+def _pairs(model: nn.Module) -> Iterator[_Pair]:
     """In the network's order."""
-    modules = dict(traced.named_modules())
-    uses = Counter(id(modules[node.target]) for node in traced.graph.nodes if node.op == "call_module")
+    graph = fx.symbolic_trace(model).graph
+    modules = dict(model.named_modules(remove_duplicate=False))
+    uses = _uses(graph, modules)
 
     def linear(node: fx.Node) -> bool:
-        """A fully connected layer that is used once."""
-        module = modules.get(str(node.target)) if node.op == "call_module" else None
-        return type(module) is nn.Linear and uses[id(module)] == 1
+        """A fully connected layer that is used here alone."""
+        module = modules[str(node.target)] if node.op == "call_module" else None
+        return module is not None and _is_plain(module, (nn.Linear,)) and uses[id(module)] == 1
 
-    for start in filter(linear, traced.graph.nodes):
+    for start in filter(linear, graph.nodes):
         steps: list[Callable[[torch.Tensor], torch.Tensor]] = []
         node = start
         while len(node.users) == 1:
@@ -121,11 +122,27 @@ def _pairs(traced: fx.GraphModule) -> Iterator[_Pair]:
             steps.append(step)
 
 
+def _uses(graph: fx.Graph, modules: dict[str, nn.Module]) -> Counter[int]:
+    """How often each module (by its id) is called, by itself or as a part of another, or a tensor of it is taken."""
+    uses: Counter[int] = Counter()
+    for node in graph.nodes:
+        if node.op == "call_module":
+            uses.update(id(module) for module in modules[str(node.target)].modules())
+        elif node.op == "get_attr":
+            uses[id(modules[str(node.target).rpartition(".")[0]])] += 1
+    return uses
+
+
+def _is_plain(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> bool:
+    """One of these kinds itself, without hooks that may change what goes in or comes out."""
+    return type(module) in kinds and not (module._forward_hooks or module._forward_pre_hooks)
+
+
 def _elementwise(node: fx.Node, modules: dict[str, nn.Module]) -> Callable[[torch.Tensor], torch.Tensor] | None:
     """What the node does to each value by itself; None where it does anything else."""
     if node.op == "call_module":
         module = modules[str(node.target)]
-        return module if type(module) in _ELEMENTWISE_MODULES else None
+        return module if _is_plain(module, _ELEMENTWISE_MODULES) else None
     if len(node.all_input_nodes) != 1 or len(node.args) != 1:
         return None
     options = dict(node.kwargs)

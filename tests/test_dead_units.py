@@ -145,11 +145,61 @@ class Branching(Residual):
         return self.b(self.a(x)) if x.sum() > 0 else self.a(x)
 
 
-@pytest.mark.parametrize("kind", [Residual, Twice, Mixing, Normalized, Tied, Branching])
+class WeightTaken(Residual):
+    """A unit that the second layer does not hear is heard elsewhere."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.b(torch.relu(self.a(x))) + functional.linear(x, self.a.weight)
+
+
+class BiasTaken(Residual):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.b(torch.relu(self.a(x))) + self.b.bias
+
+
+class Hooked(Residual):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a.register_forward_hook(lambda module, inputs, output: output + inputs[0])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.b(torch.relu(self.a(x)))
+
+
+class HookedBetween(Residual):
+    def __init__(self) -> None:
+        super().__init__()
+        self.act = nn.ReLU()
+        self.act.register_forward_pre_hook(lambda module, inputs: (inputs[0] + 1,))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.b(self.act(self.a(x)))
+
+
+class PartOfAnother(Residual):
+    """The first layer is also at work within a module that is not looked into."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.whole = nn.TransformerEncoderLayer(4, 1, 4, dropout=0.0, batch_first=True)
+        self.a = self.whole.linear1
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.b(torch.relu(self.whole.linear1(x))) + self.whole(x[:, None])[:, 0]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        Residual, Twice, Mixing, Normalized, Tied, Branching, WeightTaken, BiasTaken, Hooked, HookedBetween,
+        PartOfAnother,
+    ],
+)  # fmt: skip
 def test_where_units_may_do_something_they_stay(kind):
     torch.manual_seed(0)
     model = kind()
     prune(model.a, rows=[0, 1])
+    prune(model.b, columns=[] if kind is Tied else [2])
     net = compressed(model, p=0.0)
     folded = fold_dead_units(model, net)
     for before, after in zip(net.layers, folded.layers, strict=True):
