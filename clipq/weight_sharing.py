@@ -38,8 +38,8 @@ def straight_through(W: torch.Tensor, quantized: torch.Tensor) -> torch.Tensor:
 
 
 class _LastStep:
-    """What a parametrization keeps of its last forward pass.  A module of its own attributes would look each of them up
-    among parameters, buffers and modules, which takes longer than to set them.
+    """What a parametrization keeps of its last forward pass.  Not in attributes of the module itself, which looks for
+    each name among its parameters, buffers and modules before it sets it.
 
     codes: gives them.  near: what was found on the host.
     """
