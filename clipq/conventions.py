@@ -13,6 +13,7 @@ Notation used below, for one side (sign) of a layer, or for the whole layer wher
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from typing import Any, Literal, get_args, get_type_hints
 
 from clipq.errors import SettingError
@@ -97,6 +98,11 @@ class Conventions:
                 "conventions clip_value (A03) and clip_count (A02): MATLAB's quantile lies between the k-th and the "
                 f"next weight only for k = round(p*n); expected clip_count='round', got {self.clip_count!r}"
             )
+
+    @cached_property
+    def learn_by_default(self) -> bool:
+        """Whether all readings of how a layer is learned are the defaults."""
+        return all(getattr(self, f.name) == f.default for f in fields(self) if f.metadata["stage"] == "layer")
 
     @classmethod
     def options(cls, name: str) -> tuple[str, ...]:

@@ -12,8 +12,9 @@ from numba import njit
 
 from clipq.host_part import Gap, Part
 
-_BLOCK = 1 << 10  # values are compared so many at a time, in the nearest cache
+_BLOCK = 1 << 12  # values are compared so many at a time, in the nearest cache
 _NONE: Any = np.int32(0)
+_NOWHERE = np.empty(0, np.int64)
 
 
 class CompiledPart(Part):
@@ -30,15 +31,13 @@ class CompiledPart(Part):
         self.where, self.values = None, self.x
         if not gap.bottom > gap.top:
             return
-        n_neg, n_pos, outside = _count(self.x, *gap)
+        n_neg, n_pos, outside, values, n = look(self.x, _NOWHERE if known is None else known, *gap)
         self._signs = n_neg, n_pos
         if 2 * outside > len(self.x):
             return
-        if known is not None and self._may_be_enough(known, outside):
-            values, n = _taken(self.x, known, *gap)
-            if n == outside:
-                self.where, self.values = known, values
-                return
+        if known is not None and n == outside and self._may_be_enough(known, outside):
+            self.where, self.values = known, values
+            return
         self._find_candidates(gap)
 
     def assigned(
@@ -46,50 +45,47 @@ class CompiledPart(Part):
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         if also_pruned is not None:  # seldom wanted
             return super().assigned(thresholds, kept, also_pruned)
-        return _assigned(self.values, thresholds, *kept)
+        return assigned(self.values, thresholds, *kept)
 
     @staticmethod
     def put(entries: np.ndarray, where: np.ndarray | None, codes: np.ndarray, out: np.ndarray) -> None:
         if where is None:
             Part.put(entries, where, codes, out)
         else:
-            _put(entries, where, codes, out)
+            put(entries, where, codes, out)
 
 
 @njit(nogil=True, cache=True)
-def _count(x, top, bottom):
-    """Negative weights, positive ones, and those outside the gap, of which NaN is one.
+def look(x, known, top, bottom):
+    """Negative weights, positive ones, and those outside the gap, of which NaN is one; the weights at the ``known``
+    positions, ascending, as far as there are such, and how many of those lie outside the gap.
 
     Counts of a block have 32 bits: so many at once as there are weights in a register.
     """
-    n_neg = n_pos = inside = 0
+    n_neg = n_pos = inside = first = inside_taken = 0
+    values = np.empty(len(known), x.dtype)
     for start in range(0, len(x), _BLOCK):
-        neg = pos = within = _NONE
+        neg = pos = within = within_taken = _NONE
         block = x[start : start + _BLOCK]
         for i in range(len(block)):
             w = block[i]
             neg = np.int32(neg + np.int32(w < 0))
             pos = np.int32(pos + np.int32(w > 0))
             within = np.int32(within + np.int32((w < bottom) & (w > top)))
+        last = first + int(np.searchsorted(known[first:], start + len(block)))
+        for i in range(first, last):  # while the block is near
+            w = values[i] = x[known[i]]
+            within_taken = np.int32(within_taken + np.int32((w < bottom) & (w > top)))
         n_neg += neg
         n_pos += pos
         inside += within
-    return n_neg, n_pos, len(x) - inside
+        inside_taken += within_taken
+        first = last
+    return n_neg, n_pos, len(x) - inside, values[:first], first - inside_taken
 
 
 @njit(nogil=True, cache=True)
-def _taken(x, known, top, bottom):
-    """The weights at the known positions, and how many of them lie outside the gap."""
-    values = np.empty(len(known), x.dtype)
-    inside = 0
-    for i, position in enumerate(known):
-        w = values[i] = x[position]
-        inside += (w < bottom) & (w > top)
-    return values, len(known) - inside
-
-
-@njit(nogil=True, cache=True)
-def _assigned(values, thresholds, top, bottom):
+def assigned(values, thresholds, top, bottom):
     codes = np.empty(len(values), np.uint8)
     sums = np.zeros(len(thresholds) + 2, np.float64)
     counts = np.zeros(len(thresholds) + 2, np.int64)
@@ -108,6 +104,20 @@ def _assigned(values, thresholds, top, bottom):
 
 
 @njit(nogil=True, cache=True)
-def _put(entries, where, codes, out):
+def put(entries, where, codes, out):
     for i in range(len(where)):
         out[where[i]] = entries[codes[i]]
+
+
+@njit(nogil=True, cache=True)
+def spread(entries, where, codes, n):
+    """A new array of n: each candidate's entry at its place, and zero elsewhere."""
+    out = np.empty(n, entries.dtype)
+    first = 0
+    for start in range(0, n, _BLOCK):
+        out[start : start + _BLOCK] = 0
+        last = first + int(np.searchsorted(where[first:], start + _BLOCK))
+        for i in range(first, last):
+            out[where[i]] = entries[codes[i]]
+        first = last
+    return out

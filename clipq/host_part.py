@@ -12,7 +12,7 @@ import numpy as np
 
 _COMPARE = 32  # so many thresholds are compared with all values faster than searched for each
 _BLOCK = 1 << 14  # values are compared so many at a time
-_SPARE = 1 / 64  # by which positions that are kept for the next step begin further in, relative to the gap
+SPARE = 1 / 64  # by which positions that are kept for the next step begin further in, relative to the gap
 
 
 class Gap(NamedTuple):
@@ -29,7 +29,7 @@ class Gap(NamedTuple):
 
     def narrowed(self) -> Gap:
         number: Any = type(self.bottom)
-        return Gap(self.top * number(1 - _SPARE), self.bottom * number(1 - _SPARE))
+        return Gap(self.top * number(1 - SPARE), self.bottom * number(1 - SPARE))
 
 
 class Part:

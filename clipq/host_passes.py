@@ -3,29 +3,41 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from clipq.host_part import Gap, Part
 
+T = TypeVar("T")
+
 
 @cache
 def part_kind(dtype: np.dtype) -> type[Part]:
     """For weights of one type, float32 or float64."""
-    try:
+
+    def proved() -> type[Part] | None:
         from clipq.host_kernels import CompiledPart
 
-        if gives_the_same(CompiledPart, dtype.type):
-            return CompiledPart
-        reason = "they give other results"
+        return CompiledPart if gives_the_same(CompiledPart, dtype.type) else None
+
+    return unless_it_fails(proved) or Part
+
+
+def unless_it_fails(proved: Callable[[], T | None]) -> T | None:
+    """What is proved to give NumPy's results; without Numba, or what that needs, silently nothing."""
+    try:
+        found = proved()
+        reason = None if found else "they give other results"
     except ImportError:
-        return Part
+        return None
     except Exception as error:  # whatever a compiler may raise
-        reason = str(error)
-    warnings.warn(f"pruning-quantization goes without Numba's kernels: {reason}", stacklevel=2)
-    return Part
+        found, reason = None, str(error)
+    if reason:
+        warnings.warn(f"pruning-quantization goes without Numba's kernels: {reason}", stacklevel=3)
+    return found
 
 
 def gives_the_same(kind: type[Part], number: Any) -> bool:

@@ -47,6 +47,12 @@ def clip_value(m_k: Any, m_next: Any, product: Any, k: Any, conventions: Convent
             return m_k + (product + 0.5 - k) * (m_next - m_k)
 
 
+def side_ends(side: Side[float], m: int) -> list[float]:
+    """The m + 1 ends of a side's m intervals, as magnitudes from the clip outwards.  (Numba compiles this, too.)"""
+    length = side.e - side.c
+    return [side.c + length * j / m for j in range(m)] + [side.e]
+
+
 def intervals(neg: Side, pos: Side, b: int, conventions: Conventions) -> Any:
     """float64 [N, 2]: lower and upper end of each interval."""
     xp = _library(neg)
@@ -75,9 +81,9 @@ def centres(neg: Side[float], pos: Side[float], b: int, conventions: Conventions
     """Those of ``edges_and_centres``.  So few are computed faster one by one than as arrays."""
     if conventions.partition == "joined":
         return edges_and_centres(neg, pos, b, conventions)[1]
-    of_neg, of_pos = _ends(neg, 2 ** (b - 1)), _ends(pos, 2 ** (b - 1) - 1)
-    middles_neg = [-(low + high) / 2 for low, high in pairwise(of_neg)]
-    return np.array(middles_neg[::-1] + [(low + high) / 2 for low, high in pairwise(of_pos)])
+    ends_neg, ends_pos = side_ends(neg, 2 ** (b - 1)), side_ends(pos, 2 ** (b - 1) - 1)
+    middles_neg = [-(low + high) / 2 for low, high in pairwise(ends_neg)]
+    return np.array(middles_neg[::-1] + [(low + high) / 2 for low, high in pairwise(ends_pos)])
 
 
 def thresholds(
@@ -91,8 +97,8 @@ def thresholds(
     if conventions.partition == "joined":
         between = edges_and_centres(neg, pos, b, conventions)[0].tolist()
     else:
-        of_neg, of_pos = _ends(neg, 2 ** (b - 1)), _ends(pos, 2 ** (b - 1) - 1)
-        between = [-end for end in of_neg[-2:0:-1]] + [0.0] + of_pos[1:-1]
+        ends_neg, ends_pos = side_ends(neg, 2 ** (b - 1)), side_ends(pos, 2 ** (b - 1) - 1)
+        between = [-end for end in ends_neg[-2:0:-1]] + [0.0] + ends_pos[1:-1]
     outer = conventions.edge == "outer"
     least = np.array([edge if (edge > 0) == outer else nextafter(edge, inf) for edge in between])
     number: Any = dtype
@@ -136,16 +142,10 @@ def _to(m: int) -> np.ndarray:
 
 
 def _split(side: Side, m: int) -> Any:
-    """The m + 1 ends of a side's m intervals, as magnitudes from the clip outwards."""
+    """What ``side_ends`` gives, as an array."""
     ends = side.c + _fractions(side.e - side.c, m)
     ends[-1] = side.e
     return ends
-
-
-def _ends(side: Side[float], m: int) -> list[float]:
-    """What ``_split`` gives."""
-    length = side.e - side.c
-    return [side.c + length * j / m for j in range(m)] + [side.e]
 
 
 def _joined_ends(neg: Side, pos: Side, b: int) -> Any:

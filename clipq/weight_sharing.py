@@ -20,7 +20,7 @@ from clipq.host_weights import Near
 from clipq.layers import CompressibleLayer
 from clipq.learned_together import LearnedTogether
 from clipq.quantized_net import WEIGHT_DTYPES, LayerSetting, QuantizedLayer, QuantizedNet
-from clipq.ws_learn_one_layer import learn, ws_learn_one_layer
+from clipq.ws_learn_one_layer import learn_weights, ws_learn_one_layer
 
 _DTYPE_NAMES = {dtype: name for name, dtype in WEIGHT_DTYPES.items()}
 
@@ -41,10 +41,11 @@ class _LastStep:
     """What a parametrization keeps of its last forward pass.  Not in attributes of the module itself, which looks for
     each name among its parameters, buffers and modules before it sets it.
 
-    codes: gives them.  near: what was found on the host.
+    codes: gives them, of a weight of ``shape``.  near: what was found on the host.
     """
 
     codes: Callable[[], torch.Tensor] | None = None
+    shape: torch.Size | None = None
     near: Near | None = None
 
 
@@ -66,11 +67,11 @@ class WeightSharing(nn.Module):
     def forward(self, W: torch.Tensor) -> torch.Tensor:
         if not _on_accelerator(W):
             last = self._last
-            layer = learn(W.detach(), self.setting, self._together.conventions, self.name, last.near)
-            last.codes, last.near = layer.find_codes, layer.near
+            layer = learn_weights(W.detach(), self.setting, self._together.conventions, self.name, last.near)
+            last.codes, last.shape, last.near = layer.find_codes, W.shape, layer.near
             return straight_through(W, layer.quantized)
         quantized, codes = self._together.take(self, W)
-        self._last.codes = lambda: codes
+        self._last.codes, self._last.shape = lambda: codes, W.shape
         weights = straight_through(W, quantized)
         if weights.requires_grad:
             weights.register_hook(self._together.expire_after_backward)
@@ -79,7 +80,8 @@ class WeightSharing(nn.Module):
     @property
     def codes(self) -> torch.Tensor:
         """uint8, of the last forward pass (empty before the first)."""
-        return self._last.codes() if self._last.codes else torch.zeros(0, dtype=torch.uint8)
+        last = self._last
+        return last.codes().view(last.shape) if last.codes and last.shape else torch.zeros(0, dtype=torch.uint8)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_last": _LastStep()}  # a copy starts anew

@@ -20,12 +20,13 @@ from clipq.conventions import Conventions
 from clipq.device_weights import learn_on_device
 from clipq.errors import WeightError
 from clipq.host_weights import HostWeights, Near, Rank
+from clipq.layer_step import layer_step
+from clipq.learned_layer import LearnedLayer
 from clipq.partition import Side, centres, clip_value, intervals, thresholds
 from clipq.quantized_net import LayerSetting
 
 Array = TypeVar("Array", torch.Tensor, np.ndarray)
 CodesOf = Callable[[], Array]
-Learned = tuple[torch.Tensor, CodesOf[torch.Tensor], torch.Tensor, torch.Tensor, Side, Side, Near | None]
 _NUMPY = {torch.float32: np.float32, torch.float64: np.float64}
 
 
@@ -132,29 +133,46 @@ def learn(
     near: Near | tuple[float, float] | None = None,
 ) -> LayerQuantization[torch.Tensor]:
     """``ws_learn_one_layer`` without waiting for an accelerator; NaN or Inf then give quantized weights of NaN."""
+    found = learn_weights(W, setting, conventions, name, Near(*near) if near else None)
+    levels, counts, shape = torch.as_tensor(found.levels), torch.as_tensor(found.counts), W.shape
+    return LayerQuantization(
+        found.quantized, lambda: found.find_codes().view(shape), levels, counts, found.neg, found.pos, setting.b,
+        conventions, found.near,
+    )  # fmt: skip
+
+
+def learn_weights(
+    W: torch.Tensor, setting: LayerSetting, conventions: Conventions, name: str, near: Near | None = None
+) -> LearnedLayer:
+    """The bare result of ``learn``: all that a training step needs, and no more."""
+    if near and W.is_cpu and conventions.learn_by_default and (step := layer_step(W.dtype, _learn_on_host)):
+        found = step(W, setting, near)
+        if found is not None:
+            return found
     if not W.is_floating_point():
         raise WeightError(f"layer {name}: expected floating-point weights, got {W.dtype}")
     x = W.reshape(-1)
     x = x if x.dtype in _NUMPY else x.float()
-    make = _learn_on_host if x.device.type == "cpu" else _learn_on_device
-    quantized, codes, levels, counts, neg, pos, found = make(x, setting, conventions, name, near)
-    quantized, shape = (quantized if quantized.dtype == W.dtype else quantized.to(W.dtype)).view(W.shape), W.shape
-    return LayerQuantization(
-        quantized, lambda: codes().view(shape), levels, counts, neg, pos, setting.b, conventions, found
-    )
+    found = (_learn_on_host if x.is_cpu else _learn_on_device)(x, setting, conventions, name, near)
+    return found._replace(quantized=found.quantized.to(W.dtype).view(W.shape))
 
 
 def _learn_on_device(
-    x: torch.Tensor, setting: LayerSetting, conventions: Conventions, name: str, near: Near | tuple[float, float] | None
-) -> Learned:
+    x: torch.Tensor, setting: LayerSetting, conventions: Conventions, name: str, near: Near | None
+) -> LearnedLayer:
     learned = learn_on_device(x, setting, conventions)
-    return learned.quantized, lambda: learned.codes, *learned[2:], None
+    return LearnedLayer(learned.quantized, lambda: learned.codes, *learned[2:], None)
 
 
 def _learn_on_host(
-    x: torch.Tensor, setting: LayerSetting, conventions: Conventions, name: str, near: Near | tuple[float, float] | None
-) -> Learned:
-    weights = HostWeights(x, setting.p, conventions.clip_scope == "all_weights", Near(*near) if near else None)
+    x: torch.Tensor,
+    setting: LayerSetting,
+    conventions: Conventions = Conventions(),  # noqa: B008 (frozen)
+    name: str = "layer",
+    near: Near | None = None,
+) -> LearnedLayer:
+    """By every reading, and whatever the weights are."""
+    weights = HostWeights(x, setting.p, conventions.clip_scope == "all_weights", near)
     number: Any = _NUMPY[x.dtype]
     neg, pos = _clip(weights, len(x), number, setting.p, conventions, name)
     bounds = thresholds(neg, pos, setting.b, number, conventions)
@@ -165,7 +183,7 @@ def _learn_on_host(
     levels = levels.astype(np.float32)
     quantized = codes.decoded(np.concatenate((np.zeros(1, number), levels), dtype=number))
     found = Near(-neg.c, pos.c, codes.where())
-    return quantized, codes.plain, torch.from_numpy(levels), torch.from_numpy(counts), neg, pos, found
+    return LearnedLayer(quantized, codes.plain, levels, counts, neg, pos, found)
 
 
 def _clip(

@@ -12,6 +12,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from torch.nn import functional
 from torch.nn.utils import parametrize
 
 from clipq import host_weights
+from clipq import ws_learn_one_layer as learning
 from clipq.atomic_file import write_text
 from clipq.conventions import Conventions
 from clipq.data import load_dataset
@@ -244,11 +246,14 @@ def without_kernels(work: Callable[[], Any]) -> Callable[[], Any]:
     """The work on the host with NumPy alone, as where Numba is not installed."""
 
     def run() -> Any:
-        kind, host_weights.part_kind = host_weights.part_kind, lambda dtype: Part  # type: ignore[assignment]
-        try:
+        with ExitStack() as undo:
+            for module, name, instead in (
+                (host_weights, "part_kind", lambda dtype: Part),
+                (learning, "layer_step", lambda dtype, generally: None),
+            ):
+                undo.callback(setattr, module, name, getattr(module, name))
+                setattr(module, name, instead)
             return work()
-        finally:
-            host_weights.part_kind = kind
 
     return run
 

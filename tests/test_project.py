@@ -13,7 +13,8 @@ TEST_LINE = (
 )
 HEAVY = {"matplotlib", "bayes_opt", "sklearn", "PIL"}
 NUMERICS = (
-    "ws_learn_one_layer", "partition", "host_weights", "host_part", "host_kernels", "host_passes", "device_weights",
+    "ws_learn_one_layer", "partition", "host_weights", "host_part", "host_kernels", "host_passes", "learned_layer",
+    "layer_step", "compiled_layer", "device_weights",
     "device_rows", "device_kernels", "device_passes", "conventions", "quantized_net", "learned_together",
     "weight_sharing", "ws_train", "bits", "relative_index", "expected_improvement",
 )  # fmt: skip

@@ -307,14 +307,24 @@ def test_a_large_layer_agrees_with_the_definition(n):
         assert torch.equal(r.codes > 0, (W > r.c_pos) | (W < r.c_neg))
 
 
+def compiled_step():
+    return pytest.importorskip("clipq.compiled_layer", exc_type=ImportError).learn_layer
+
+
 @pytest.fixture(
-    params=["few weights", "many weights", "few, compiled", "many, compiled", "accelerator"], scope="module"
+    params=["few weights", "many weights", "few, compiled", "many, compiled", "one compiled call", "accelerator"],
+    scope="module",
 )
 def way(request):
     """All ways of passing over the weights; the accelerator's on the CPU's tensors."""
     amount, _, compiled = request.param.partition(", ")
     kind = pytest.importorskip("clipq.host_kernels", exc_type=ImportError).CompiledPart if compiled else Part
     with pytest.MonkeyPatch.context() as patch:
+        if amount == "one compiled call":
+            assert learning.layer_step(torch.float32, learning._learn_on_host) is compiled_step()
+            yield request.param
+            return
+        patch.setattr(learning, "layer_step", lambda dtype, generally: None)
         if amount == "accelerator":
             patch.setattr(learning, "_learn_on_host", learning._learn_on_device)
         else:
