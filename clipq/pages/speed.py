@@ -83,8 +83,8 @@ def _memory_text(m: Mapping[str, float]) -> str:
 def _search_text(s: Mapping[str, Any]) -> str:
     return (
         f"The search of LeNet-5, {s['evaluations']} evaluations on {s['images']:,} images ({s['data']}), took "
-        f"{s['seconds']:.1f} s: {s['evaluation_seconds']:.1f} s the evaluations, {s['proposal_seconds']:.1f} s the "
-        "choice of what to try next."
+        f"{s['seconds']:.1f} s: {s['evaluation_seconds']:.1f} s the evaluations, as long as {s['passes']:.0f} runs of "
+        f"the network on these images, and {s['proposal_seconds']:.1f} s the choice of what to try next."
     )
 
 
