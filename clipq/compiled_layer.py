@@ -12,8 +12,7 @@ import numpy as np
 import torch
 from numba import njit
 
-from clipq.host_kernels import CompiledPart, assigned, look, spread
-from clipq.host_part import SPARE
+from clipq.host_kernels import CompiledPart, assigned, find_candidates, spread
 from clipq.host_weights import Codes, Near
 from clipq.learned_layer import LearnedLayer
 from clipq.partition import Side, side_ends
@@ -54,20 +53,16 @@ def _learn(x, p, b, c_neg, c_pos, known):
     number = x.dtype.type
     near_neg, near_pos = _band(c_neg, len(x)), _band(c_pos, len(x))
     top, bottom = number(-near_neg[0]), number(near_pos[0])
-    n_neg, n_pos, outside, values, n = look(x, known, top, bottom)
-    where = known
+    n_neg, n_pos, outside, where, values = find_candidates(x, known, top, bottom)
     if 2 * outside > len(x):
         where, values = known[:0], x
-    elif n < outside or 2 * len(known) > 3 * outside or len(values) < len(known):
-        where = _positions(x, top * number(1 - SPARE), bottom * number(1 - SPARE))
-        values = x[where]
     band, above_neg, above_pos, e_neg, e_pos = _in_bands(values, near_neg, near_pos)
     c_neg, found_neg = _clip(-band[band < 0], above_neg, n_neg, p, e_neg)
     c_pos, found_pos = _clip(band[band > 0], above_pos, n_pos, p, e_pos)
     keep_neg = float(np.nextafter(number(c_neg), number(inf)))
     keep_pos = float(np.nextafter(number(c_pos), number(inf)))
     good = found_neg and found_pos and -top <= keep_neg and bottom <= keep_pos and isfinite(e_neg + e_pos)
-    good &= (e_neg > 0) == (n_neg > 0) and (e_pos > 0) == (n_pos > 0)
+    good &= (e_neg >= -top or not n_neg) and (e_pos >= bottom or not n_pos)  # below that, not all are candidates
     if not good:
         values, where = x[:0], known[:0]
     ends_neg = _ends(Side(c_neg, e_neg, keep_neg), 2 ** (b - 1))
@@ -87,17 +82,6 @@ def _band(c, n):
     """Magnitudes between which the clip probably lies."""
     width = max(_NEAR[0], _NEAR[1] / n)
     return (0.0, inf) if n <= _FEW else (c * (1 - width), c * (1 + width))
-
-
-@njit(nogil=True, cache=True)
-def _positions(x, top, bottom):
-    """Of all weights outside the gap."""
-    where = np.empty(len(x), np.int64)
-    n = 0
-    for i in range(len(x)):
-        where[n] = i
-        n += not (top < x[i] < bottom)
-    return where[:n].copy()
 
 
 @njit(nogil=True, cache=True)

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from clipq.host_part import Gap, Part
+from clipq.host_part import SPARE, Gap, Part
 
-_BLOCK = 1 << 12  # values are compared so many at a time, in the nearest cache
+_BLOCK = 1 << 10  # weights are taken so many at a time: they stay in the nearest cache
 _NONE: Any = np.int32(0)
 _NOWHERE = np.empty(0, np.int64)
 
@@ -31,14 +31,10 @@ class CompiledPart(Part):
         self.where, self.values = None, self.x
         if not gap.bottom > gap.top:
             return
-        n_neg, n_pos, outside, values, n = look(self.x, _NOWHERE if known is None else known, *gap)
+        n_neg, n_pos, outside, where, values = find_candidates(self.x, _NOWHERE if known is None else known, *gap)
         self._signs = n_neg, n_pos
-        if 2 * outside > len(self.x):
-            return
-        if known is not None and n == outside and self._may_be_enough(known, outside):
-            self.where, self.values = known, values
-            return
-        self._find_candidates(gap)
+        if 2 * outside <= len(self.x):
+            self.where, self.values = where, values
 
     def assigned(
         self, thresholds: np.ndarray, kept: Gap, also_pruned: np.ndarray | None
@@ -56,32 +52,77 @@ class CompiledPart(Part):
 
 
 @njit(nogil=True, cache=True)
-def look(x, known, top, bottom):
-    """Negative weights, positive ones, and those outside the gap, of which NaN is one; the weights at the ``known``
-    positions, ascending, as far as there are such, and how many of those lie outside the gap.
+def find_candidates(x, known, top, bottom):
+    """Negative weights, positive ones, and those outside the gap, of which NaN is one; if these are at most half,
+    positions and values of all those and of some more, and otherwise of some.
+
+    known: positions, ascending, that are probably nearly enough; a block where they are not is looked through.
+    """
+    number = x.dtype.type
+    further_in = top * number(1 - SPARE), bottom * number(1 - SPARE)
+    if not len(known):
+        n_neg, n_pos, outside = _count(x, top, bottom)
+        where = np.empty(len(x) if 2 * outside <= len(x) else 0, np.int64)
+        if len(where):
+            where = where[: _look_through(x, 0, where, 0, *further_in)].copy()
+        return n_neg, n_pos, outside, where, x[where]
+    where, values = np.empty(len(known) + 2 * _BLOCK, np.int64), np.empty(len(known) + 2 * _BLOCK, x.dtype)
+    n_neg = n_pos = outside = first = n = 0
+    for start in range(0, len(x), _BLOCK):
+        block = x[start : start + _BLOCK]
+        neg, pos, outside_here = _count(block, top, bottom)
+        n_neg, n_pos, outside = n_neg + neg, n_pos + pos, outside + outside_here
+        if n + _BLOCK > len(where):
+            where, values = _longer(where), _longer(values)
+        n_known = int(np.searchsorted(known[first : first + _BLOCK], start + len(block)))
+        inside_known = _NONE
+        for i in range(n_known):
+            where[n + i] = known[first + i]
+            w = values[n + i] = x[known[first + i]]
+            inside_known = np.int32(inside_known + np.int32((w < bottom) & (w > top)))
+        before, first = n, first + n_known
+        if n_known - inside_known == outside_here:
+            n += n_known
+        else:
+            n = _look_through(block, start, where, n, *further_in)
+            for i in range(before, n):
+                values[i] = x[where[i]]
+    return n_neg, n_pos, outside, where[:n], values[:n]
+
+
+@njit(nogil=True, cache=True)
+def _count(x, top, bottom):
+    """Negative weights, positive ones, and those outside the gap.
 
     Counts of a block have 32 bits: so many at once as there are weights in a register.
     """
-    n_neg = n_pos = inside = first = inside_taken = 0
-    values = np.empty(len(known), x.dtype)
+    n_neg = n_pos = n_inside = 0
     for start in range(0, len(x), _BLOCK):
-        neg = pos = within = within_taken = _NONE
+        neg = pos = inside = _NONE
         block = x[start : start + _BLOCK]
         for i in range(len(block)):
             w = block[i]
             neg = np.int32(neg + np.int32(w < 0))
             pos = np.int32(pos + np.int32(w > 0))
-            within = np.int32(within + np.int32((w < bottom) & (w > top)))
-        last = first + int(np.searchsorted(known[first:], start + len(block)))
-        for i in range(first, last):  # while the block is near
-            w = values[i] = x[known[i]]
-            within_taken = np.int32(within_taken + np.int32((w < bottom) & (w > top)))
-        n_neg += neg
-        n_pos += pos
-        inside += within
-        inside_taken += within_taken
-        first = last
-    return n_neg, n_pos, len(x) - inside, values[:first], first - inside_taken
+            inside = np.int32(inside + np.int32((w < bottom) & (w > top)))
+        n_neg, n_pos, n_inside = n_neg + neg, n_pos + pos, n_inside + inside
+    return n_neg, n_pos, len(x) - n_inside
+
+
+@njit(nogil=True, cache=True)
+def _look_through(block, start, where, n, top, bottom):
+    """Puts the positions of the weights outside the gap behind the n that are there; how many these are then."""
+    for i in range(len(block)):
+        where[n] = start + i
+        n += not (top < block[i] < bottom)
+    return n
+
+
+@njit(nogil=True, cache=True)
+def _longer(x):
+    longer = np.empty(2 * len(x), x.dtype)
+    longer[: len(x)] = x
+    return longer
 
 
 @njit(nogil=True, cache=True)

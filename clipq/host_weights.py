@@ -124,7 +124,7 @@ class HostWeights:
         lowest, highest = self._ends()
         if not (isfinite(lowest) and isfinite(highest)):
             return Survey(n_neg, n_pos, 0.0, 0.0, _count_not_finite(self._x))
-        if (n_neg and lowest >= 0) or (n_pos and highest <= 0):  # a guess beyond the extreme
+        if (n_neg and -lowest < self._low[0]) or (n_pos and highest < self._low[1]):  # not all of those are candidates
             lowest, highest = float(self._x.min()), float(self._x.max())
         return Survey(n_neg, n_pos, max(0.0, -lowest), max(0.0, highest), 0)
 

@@ -344,6 +344,21 @@ def test_a_guess_of_the_clips_never_changes_the_result(way, W, p, b, c, near):
     assert_same(ws_learn_one_layer(W, p, b, c, near=near), ws_learn_one_layer(W, p, b, c))
 
 
+@pytest.mark.parametrize("p", [0.0, 0.9, 1.0])
+@pytest.mark.parametrize("n", [90, 9000])
+def test_one_sign_shrinks_below_its_last_clip(way, n, p):
+    """Its largest weight is none of those that were kept, and all are smaller than any that was."""
+    W = np.abs(np.random.default_rng(0).standard_normal(n).astype(np.float32))
+    W[::5] *= -1
+    r = ws_learn_one_layer(W, 0.9, 3)
+    for _ in range(3):
+        r = ws_learn_one_layer(W, 0.9, 3, near=r.near)
+    kept, near = 0.9 * r.c_neg > W, r.near
+    W[W < 0] = r.c_neg / 2
+    W[kept] = r.c_neg / 100
+    assert_same(ws_learn_one_layer(W, p, 3, near=near), ws_learn_one_layer(W, p, 3))
+
+
 @settings(max_examples=150)
 @given(steps=st.lists(st.tuples(layers, rates), min_size=2, max_size=4), c=st.sampled_from(ALL), double=st.booleans())
 def test_what_the_last_step_found_never_changes_the_result(way, steps, c, double):
