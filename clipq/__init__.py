@@ -2,12 +2,11 @@
 
 import os
 
-# Threads that wait for each other spin for a moment, then sleep: as long as libgomp lets them where they outnumber the
-# cores.  Where they spin for longer, training is up to ten times slower while another process wants a core; where they
-# sleep at once, waking them takes up to half of a small network's step.
+# Threads that wait for each other spin for a moment, then sleep.  Where they spin for long, training is up to ten times
+# slower while another process wants a core; where they sleep at once, waking them takes half of a small network's step.
 # It has to be said before torch starts its threads; whoever has set it otherwise keeps that.
 if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & set(os.environ):
-    os.environ.update(OMP_WAIT_POLICY="passive", GOMP_SPINCOUNT="1000")
+    os.environ.update(OMP_WAIT_POLICY="passive", GOMP_SPINCOUNT="2000")
 
 from clipq.api import Compressed, compress, load, load_into, save
 from clipq.conventions import Conventions

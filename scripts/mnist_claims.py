@@ -185,17 +185,20 @@ def measure_search(
     }  # fmt: skip
 
 
-def claims(network: str, seed: int, epochs: int, options: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]]:
+def claims(
+    network: str, seed: int, all_searches: bool, options: argparse.Namespace
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """Every part's rows, one after another: ("orders" | "searches", row)."""
     common = {"data.data_dir": options.data_dir, "run.threads": str(options.threads)}
     weights = dense_network(f"mnist_{network}_small", seed, options.runs, common).resolve()
     overrides = {**common, "run.seed": str(seed), "network.weights": str(weights)}
-    overrides |= {"train.epochs": str(epochs), "train.batch_size": str(BATCH_SIZE)} | WITHOUT
+    overrides |= {"train.epochs": str(options.epochs), "train.batch_size": str(BATCH_SIZE)} | WITHOUT
     for which in searches():
-        if options.orders_only and which[:2] != FOR_ORDERS:
+        if not all_searches and which[:2] != FOR_ORDERS:
             continue
         row = measure_search(network, seed, overrides, options.runs, which)
-        yield "searches", row
+        if all_searches:
+            yield "searches", row
         if which[:2] == FOR_ORDERS:
             found = {name: LayerSetting(p, b) for name, p, b in row["layers"]}
     experiment = load_experiment(f"mnist_{network}_small", overrides)
@@ -215,8 +218,8 @@ def measure(network: str, options: argparse.Namespace) -> None:
     rows: dict[str, list[dict[str, Any]]] = {"orders": [], "searches": [], "dense": []}
     origin = provenance(0)
     origin["command"] = without_folders(origin["command"])
-    for seed in options.seeds:
-        for part, row in claims(network, seed, options.epochs, options):
+    for i, seed in enumerate(options.seeds):
+        for part, row in claims(network, seed, i < options.search_seeds, options):
             rows[part].append(row)
             print(f"{network}, seed {seed}, {row}"[:200], flush=True)
         dense = json.loads((options.runs / f"{network}-bayesopt-100-{seed}.json").read_text("utf-8"))["error"]
@@ -234,7 +237,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_common_options(parser, RESULTS / "runs")
     parser.add_argument("--epochs", type=int, default=20, help="of every fine-tuning")
-    parser.add_argument("--orders-only", action="store_true", help="no search but the one whose (p, b) the orders take")
+    parser.add_argument(
+        "--search-seeds", type=int, default=sys.maxsize, help="of so many of the seeds searches are compared, too"
+    )
     options = parser.parse_args(argv)
 
     def work() -> None:
