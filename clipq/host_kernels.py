@@ -56,7 +56,8 @@ def find_candidates(x, known, top, bottom):
     """Negative weights, positive ones, and those outside the gap, of which NaN is one; if these are at most half,
     positions and values of all those and of some more, and otherwise of some.
 
-    known: positions, ascending, that are probably nearly enough; a block where they are not is looked through.
+    known: positions, ascending, that are probably nearly enough; a block where they are not, or are far too many, is
+        looked through.
     """
     number = x.dtype.type
     further_in = top * number(1 - SPARE), bottom * number(1 - SPARE)
@@ -81,7 +82,7 @@ def find_candidates(x, known, top, bottom):
             w = values[n + i] = x[known[first + i]]
             inside_known = np.int32(inside_known + np.int32((w < bottom) & (w > top)))
         before, first = n, first + n_known
-        if n_known - inside_known == outside_here:
+        if n_known - inside_known == outside_here and inside_known <= outside_here // 2 + _BLOCK // 64:
             n += n_known
         else:
             n = _look_through(block, start, where, n, *further_in)

@@ -104,6 +104,16 @@ def test_it_knows_its_way_while_weights_move_as_in_training(n, p):
         near = found.near
 
 
+def test_candidates_become_fewer_with_the_weights_that_are_kept():
+    """A rate that rises, as along a schedule, leaves no more of them behind than a step has to look at."""
+    step, W = compiled_step(), torch.randn(60_000, generator=torch.Generator().manual_seed(0))
+    near = _learn_on_host(W, LayerSetting(0.6, 4), near=_learn_on_host(W, LayerSetting(0.6, 4)).near).near
+    for p in np.linspace(0.6, 0.97, 300):
+        found = step(W, LayerSetting(p, 4), near)
+        near = (found or _learn_on_host(W, LayerSetting(p, 4), near=near)).near
+    assert 0.03 * len(W) <= len(near.where[0]) <= 0.06 * len(W)
+
+
 def test_positions_of_a_larger_layer_are_not_believed():
     """Of the weights that are kept, each is there, but so are others that do not exist."""
     step, W = compiled_step(), torch.randn(9000, generator=torch.Generator().manual_seed(0))
