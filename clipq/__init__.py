@@ -2,11 +2,10 @@
 
 import os
 
-# Threads that wait for each other spin for a moment, then sleep.  Where they spin for long, training is up to ten times
-# slower while another process wants a core; where they sleep at once, waking them takes half of a small network's step.
+# Threads that wait for each other by spinning make training tens of times slower where another process wants a core.
+# Where none does, waking those that sleep takes up to half of a small network's step: OMP_WAIT_POLICY=active spares it.
 # It has to be said before torch starts its threads; whoever has set it otherwise keeps that.
-if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & set(os.environ):
-    os.environ.update(OMP_WAIT_POLICY="passive", GOMP_SPINCOUNT="2000")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 from clipq.api import Compressed, compress, load, load_into, save
 from clipq.conventions import Conventions
