@@ -67,7 +67,7 @@ def results(tmp_path: Path) -> Path:
     """A folder with made measurements for every page."""
     operation = [{"what": "copy", "p": 0.9, "ms": 2.0, "copies": 1.0}, {"what": "torch.sort", "p": 0.9, "ms": 80.0, "copies": 40.0}]  # fmt: skip  # noqa: E501
     training = [{"network": "lenet5", "batch": 64, "dense_ms": 10.0, "clipq_ms": 13.0, "numpy_ms": 14.0, "plain_ms": 30.0, "ratio": 1.3}]  # fmt: skip  # noqa: E501
-    searched = {"data": "MNIST", "images": 9, "evaluations": 4, "seconds": 3.0, "evaluation_seconds": 2.0, "proposal_seconds": 1.0}  # fmt: skip  # noqa: E501
+    searched = {"data": "MNIST", "images": 9, "evaluations": 4, "seconds": 3.0, "evaluation_seconds": 2.0, "passes": 1.6, "proposal_seconds": 1.0}  # fmt: skip  # noqa: E501
     speed = {
         "provenance": ORIGIN, "device": "cpu", "weights": 1000, "operation": operation, "training": training,
         "memory": {"largest_layer": 0.5, "dense": 3.0, "clipq": 4.0}, "search": searched,
@@ -189,7 +189,7 @@ def test_what_the_pages_say(results: Path):
 
 def test_orders_whose_network_was_not_searched_have_a_section_of_their_own(results: Path):
     measured = claims()
-    only = measured | {"network": "lenet300100", "searches": measured["searches"][:1]}
+    only = measured | {"network": "lenet300100", "searches": []}
     (results / "claims" / "lenet300100.json").write_text(json.dumps(only), encoding="utf-8")
     write_site(results, PAGES)
     page = (results / "claims" / "README.md").read_text(encoding="utf-8")
