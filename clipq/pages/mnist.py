@@ -96,9 +96,9 @@ class _Group:
 
     @property
     def best_ratio(self) -> str:
-        """With the smallest coder for each layer, where that was measured."""
-        sizes = [report["size"]["best"] for report in self.reports if "best" in report["size"]]
-        return f"{self.reports[0]['size']['dense'] / fmean(sizes):.1f}x" if sizes else "-"
+        """With the smallest coder for each layer, where that was measured of every run."""
+        sizes = [report["size"].get("best") for report in self.reports]
+        return "-" if None in sizes else f"{self.reports[0]['size']['dense'] / fmean(sizes):.1f}x"
 
     @property
     def ratio(self) -> float:
