@@ -13,17 +13,16 @@ import torch
 from numba import njit
 
 from clipq.host_kernels import CompiledPart, assigned, find_candidates, spread
-from clipq.host_weights import Codes, Near
+from clipq.host_weights import FEW, Codes, Near
 from clipq.learned_layer import LearnedLayer
-from clipq.partition import Side, side_ends
+from clipq.partition import Side, inner_edges, middles, side_ends
 from clipq.quantized_net import LayerSetting
 
-_FEW = 1 << 11  # of so many weights all are candidates
 _NEAR = 1 / 256, 64  # half-width, relative to a guessed clip, of the band in which it is looked for; at least 64/n
 
 _UNKNOWN = np.empty(0, np.int64)
 
-_ends = njit(cache=True)(side_ends)
+_ends, _inner_edges, _middles = njit(cache=True)(side_ends), njit(cache=True)(inner_edges), njit(cache=True)(middles)
 
 
 def learn_layer(W: torch.Tensor, setting: LayerSetting, near: Near) -> LearnedLayer | None:
@@ -31,16 +30,17 @@ def learn_layer(W: torch.Tensor, setting: LayerSetting, near: Near) -> LearnedLa
     weights = W.numpy()
     if len(near.where) != 1 or not weights.size:
         return None
-    known = near.where[0]
+    known = _UNKNOWN if near.where[0] is None else near.where[0]
     good, quantized, where, codes, levels, counts, *sides = _learn(
-        weights.reshape(-1), setting.p, setting.b, -near.c_neg, near.c_pos, _UNKNOWN if known is None else known
-    )
+        weights.reshape(-1), float(setting.p), int(setting.b), -near.c_neg, near.c_pos, known
+    )  # of other types of numbers it would be compiled anew
     if not good:
         return None
-    neg, pos = Side(*sides[:3]), Side(*sides[3:])
+    neg, pos, shape = Side(*sides[:3]), Side(*sides[3:]), weights.shape
     found = Codes(weights.size, [(None if len(codes) == weights.size else where, codes)], CompiledPart)
-    quantized = torch.from_numpy(quantized.reshape(weights.shape))
-    return LearnedLayer(quantized, found.plain, levels, counts, neg, pos, Near(-neg.c, pos.c, found.where()))
+    near = Near(-neg.c, pos.c, found.where())
+    quantized = torch.from_numpy(quantized.reshape(shape))
+    return LearnedLayer(quantized, lambda: found.plain().view(shape), levels, counts, neg, pos, near)
 
 
 @njit(nogil=True, cache=True)
@@ -67,10 +67,10 @@ def _learn(x, p, b, c_neg, c_pos, known):
         values, where = x[:0], known[:0]
     ends_neg = _ends(Side(c_neg, e_neg, keep_neg), 2 ** (b - 1))
     ends_pos = _ends(Side(c_pos, e_pos, keep_pos), 2 ** (b - 1) - 1)
-    thresholds = _thresholds(ends_neg, ends_pos, x[:1])
+    thresholds = _thresholds(_inner_edges(ends_neg, ends_pos), x[:1])
     codes, sums, counts = assigned(values, thresholds, number(-keep_neg), number(keep_pos))
     good &= isfinite(sums[0])  # NaN is pruned
-    levels = _levels(sums[1:], counts[1:], ends_neg, ends_pos)
+    levels = _levels(sums[1:], counts[1:], _middles(ends_neg, ends_pos))
     entries = np.zeros(len(levels) + 1, x.dtype)
     entries[1:] = levels
     quantized = entries[codes] if len(codes) == len(x) else spread(entries, where, codes, len(x))
@@ -81,7 +81,7 @@ def _learn(x, p, b, c_neg, c_pos, known):
 def _band(c, n):
     """Magnitudes between which the clip probably lies."""
     width = max(_NEAR[0], _NEAR[1] / n)
-    return (0.0, inf) if n <= _FEW else (c * (1 - width), c * (1 + width))
+    return (0.0, inf) if n <= FEW else (c * (1 - width), c * (1 + width))
 
 
 @njit(nogil=True, cache=True)
@@ -117,12 +117,10 @@ def _clip(band, above, n, p, e):
 
 
 @njit(nogil=True, cache=True)
-def _thresholds(ends_neg, ends_pos, like):
-    """``partition.thresholds``: edges of which those above zero belong to the weights above, the others do not."""
-    m = len(ends_neg)
-    found = np.empty(m + len(ends_pos) - 3, like.dtype)
-    for i in range(len(found)):
-        edge = -ends_neg[m - 2 - i] if i < m - 2 else 0.0 if i == m - 2 else ends_pos[i - m + 2]
+def _thresholds(edges, like):
+    """``partition.thresholds``: edges above zero belong to the weights above, the others do not."""
+    found = np.empty(len(edges), like.dtype)
+    for i, edge in enumerate(edges):
         least = edge if edge > 0 else np.nextafter(edge, inf)
         rounded = like.dtype.type(least)
         found[i] = np.nextafter(rounded, like.dtype.type(inf)) if rounded < least else rounded
@@ -130,15 +128,9 @@ def _thresholds(ends_neg, ends_pos, like):
 
 
 @njit(nogil=True, cache=True)
-def _levels(sums, counts, ends_neg, ends_pos):
+def _levels(sums, counts, centres):
     """Means, or the middle of an interval without weights."""
-    m = len(ends_neg) - 1
     levels = np.empty(len(sums), np.float32)
     for i in range(len(sums)):
-        if counts[i]:
-            levels[i] = sums[i] / counts[i]
-        elif i < m:
-            levels[i] = -(ends_neg[m - 1 - i] + ends_neg[m - i]) / 2
-        else:
-            levels[i] = (ends_pos[i - m] + ends_pos[i - m + 1]) / 2
+        levels[i] = sums[i] / counts[i] if counts[i] else centres[i]
     return levels

@@ -158,7 +158,7 @@ def spread(entries, where, codes, n):
     first = 0
     for start in range(0, n, _BLOCK):
         out[start : start + _BLOCK] = 0
-        last = first + int(np.searchsorted(where[first:], start + _BLOCK))
+        last = first + int(np.searchsorted(where[first : first + _BLOCK], start + _BLOCK))
         for i in range(first, last):
             out[where[i]] = entries[codes[i]]
         first = last

@@ -62,19 +62,13 @@ class Part:
         outside = n - np.count_nonzero(inside)
         if 2 * outside > n:
             return
-        if known is not None and self._may_be_enough(known, outside):
+        if known is not None and 0 < 2 * len(known) <= 3 * outside and known[-1] < n:
             values = self.x.take(known)
             missing = outside - (len(known) - np.count_nonzero(gap.holds(values)))
             if 8 * missing <= outside:
                 self.where = _completed(known, inside) if missing else known
                 self.values = self.x.take(self.where) if missing else values
                 return
-        self._find_candidates(gap)
-
-    def _may_be_enough(self, known: np.ndarray, outside: Any) -> bool:
-        return 0 < 2 * len(known) <= 3 * outside and known[-1] < len(self.x)
-
-    def _find_candidates(self, gap: Gap) -> None:
         self.where = _positions(~gap.narrowed().holds(self.x))
         self.values = self.x.take(self.where)
 

@@ -22,7 +22,7 @@ from clipq.host_part import Gap, Part
 from clipq.host_passes import part_kind
 
 _CHUNK = 1 << 18
-_FEW = 1 << 11  # of so many weights all are candidates
+FEW = 1 << 11  # of so many weights all are candidates
 _FEW_CANDIDATES = 1 << 13  # so many are sorted faster than looked through
 _SAMPLE = 1 << 15
 _NEAR = 1 / 256, 1 / 64  # half-widths of the bands around a guessed clip, relative to it
@@ -187,7 +187,7 @@ class HostWeights:
 
     def _likely_bands(self, sign: int, p: float, near: Near | None) -> list[_Band]:
         """From narrow to wide."""
-        if len(self._x) <= _FEW:
+        if len(self._x) <= FEW:
             return [_ALL]
         if near is not None:
             guess = {-1: -near.c_neg, 0: max(-near.c_neg, near.c_pos), 1: near.c_pos}[sign]

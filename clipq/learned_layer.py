@@ -13,10 +13,10 @@ from clipq.partition import Side
 
 
 class LearnedLayer(NamedTuple):
-    """All on the weights' device, of n weights; N = 2^b - 1.
+    """All on the weights' device; N = 2^b - 1.
 
-    quantized: each weight's level, or 0.
-    find_codes: gives the codes, uint8 [n].
+    quantized: of the weights' shape, each one's level, or 0.
+    find_codes: gives the codes, uint8 of the same shape.
     levels: float32 [N].
     counts: int64 [N], weights in each interval.
     neg, pos: the clipped sides.

@@ -7,7 +7,6 @@ step asks for on the host is computed number by number, as there are few.
 from __future__ import annotations
 
 from functools import cache
-from itertools import pairwise
 from math import inf, nextafter
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -48,9 +47,23 @@ def clip_value(m_k: Any, m_next: Any, product: Any, k: Any, conventions: Convent
 
 
 def side_ends(side: Side[float], m: int) -> list[float]:
-    """The m + 1 ends of a side's m intervals, as magnitudes from the clip outwards.  (Numba compiles this, too.)"""
+    """The m + 1 ends of a side's m intervals, as magnitudes from the clip outwards.
+
+    Numba compiles this and the next two functions, too.
+    """
     length = side.e - side.c
     return [side.c + length * j / m for j in range(m)] + [side.e]
+
+
+def inner_edges(ends_neg: list[float], ends_pos: list[float]) -> list[float]:
+    """Between neighbouring intervals, ascending, of both sides' ends: 0 between the sides."""
+    return [-end for end in ends_neg[-2:0:-1]] + [0.0] + ends_pos[1:-1]
+
+
+def middles(ends_neg: list[float], ends_pos: list[float]) -> list[float]:
+    """Of both sides' intervals, ascending, of the sides' ends."""
+    of_neg = [-(ends_neg[i] + ends_neg[i + 1]) / 2 for i in range(len(ends_neg) - 2, -1, -1)]
+    return of_neg + [(ends_pos[i] + ends_pos[i + 1]) / 2 for i in range(len(ends_pos) - 1)]
 
 
 def intervals(neg: Side, pos: Side, b: int, conventions: Conventions) -> Any:
@@ -72,18 +85,16 @@ def edges_and_centres(neg: Side, pos: Side, b: int, conventions: Conventions) ->
         ends = _joined_ends(neg, pos, b)
         return _on_axis(neg, pos, ends)[1:-1], _on_axis(neg, pos, (ends[:-1] + ends[1:]) / 2)
     ends = intervals(neg, pos, b, conventions)
-    middles = (ends[:, 0] + ends[:, 1]) / 2
+    centres = (ends[:, 0] + ends[:, 1]) / 2
     ends[2 ** (b - 1) : 2 ** (b - 1) + 1, 0] *= 0  # the first positive interval's edge
-    return ends[1:, 0], middles
+    return ends[1:, 0], centres
 
 
 def centres(neg: Side[float], pos: Side[float], b: int, conventions: Conventions) -> np.ndarray:
     """Those of ``edges_and_centres``.  So few are computed faster one by one than as arrays."""
     if conventions.partition == "joined":
         return edges_and_centres(neg, pos, b, conventions)[1]
-    ends_neg, ends_pos = side_ends(neg, 2 ** (b - 1)), side_ends(pos, 2 ** (b - 1) - 1)
-    middles_neg = [-(low + high) / 2 for low, high in pairwise(ends_neg)]
-    return np.array(middles_neg[::-1] + [(low + high) / 2 for low, high in pairwise(ends_pos)])
+    return np.array(middles(side_ends(neg, 2 ** (b - 1)), side_ends(pos, 2 ** (b - 1) - 1)))
 
 
 def thresholds(
@@ -97,8 +108,7 @@ def thresholds(
     if conventions.partition == "joined":
         between = edges_and_centres(neg, pos, b, conventions)[0].tolist()
     else:
-        ends_neg, ends_pos = side_ends(neg, 2 ** (b - 1)), side_ends(pos, 2 ** (b - 1) - 1)
-        between = [-end for end in ends_neg[-2:0:-1]] + [0.0] + ends_pos[1:-1]
+        between = inner_edges(side_ends(neg, 2 ** (b - 1)), side_ends(pos, 2 ** (b - 1) - 1))
     outer = conventions.edge == "outer"
     least = np.array([edge if (edge > 0) == outer else nextafter(edge, inf) for edge in between])
     number: Any = dtype

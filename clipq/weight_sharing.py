@@ -41,11 +41,10 @@ class _LastStep:
     """What a parametrization keeps of its last forward pass.  Not in attributes of the module itself, which looks for
     each name among its parameters, buffers and modules before it sets it.
 
-    codes: gives them, of a weight of ``shape``.  near: what was found on the host.
+    codes: gives them.  near: what was found on the host.
     """
 
     codes: Callable[[], torch.Tensor] | None = None
-    shape: torch.Size | None = None
     near: Near | None = None
 
 
@@ -68,10 +67,10 @@ class WeightSharing(nn.Module):
         if not _on_accelerator(W):
             last = self._last
             layer = learn_weights(W.detach(), self.setting, self._together.conventions, self.name, last.near)
-            last.codes, last.shape, last.near = layer.find_codes, W.shape, layer.near
+            last.codes, last.near = layer.find_codes, layer.near
             return straight_through(W, layer.quantized)
         quantized, codes = self._together.take(self, W)
-        self._last.codes, self._last.shape = lambda: codes, W.shape
+        self._last.codes = lambda: codes
         weights = straight_through(W, quantized)
         if weights.requires_grad:
             weights.register_hook(self._together.expire_after_backward)
@@ -80,8 +79,7 @@ class WeightSharing(nn.Module):
     @property
     def codes(self) -> torch.Tensor:
         """uint8, of the last forward pass (empty before the first)."""
-        last = self._last
-        return last.codes().view(last.shape) if last.codes and last.shape else torch.zeros(0, dtype=torch.uint8)
+        return self._last.codes() if self._last.codes else torch.zeros(0, dtype=torch.uint8)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_last": _LastStep()}  # a copy starts anew

@@ -134,10 +134,9 @@ def learn(
 ) -> LayerQuantization[torch.Tensor]:
     """``ws_learn_one_layer`` without waiting for an accelerator; NaN or Inf then give quantized weights of NaN."""
     found = learn_weights(W, setting, conventions, name, Near(*near) if near else None)
-    levels, counts, shape = torch.as_tensor(found.levels), torch.as_tensor(found.counts), W.shape
     return LayerQuantization(
-        found.quantized, lambda: found.find_codes().view(shape), levels, counts, found.neg, found.pos, setting.b,
-        conventions, found.near,
+        found.quantized, found.find_codes, torch.as_tensor(found.levels), torch.as_tensor(found.counts), found.neg,
+        found.pos, setting.b, conventions, found.near,
     )  # fmt: skip
 
 
@@ -153,8 +152,9 @@ def learn_weights(
         raise WeightError(f"layer {name}: expected floating-point weights, got {W.dtype}")
     x = W.reshape(-1)
     x = x if x.dtype in _NUMPY else x.float()
-    found = (_learn_on_host if x.is_cpu else _learn_on_device)(x, setting, conventions, name, near)
-    return found._replace(quantized=found.quantized.to(W.dtype).view(W.shape))
+    found, shape = (_learn_on_host if x.is_cpu else _learn_on_device)(x, setting, conventions, name, near), W.shape
+    codes = found.find_codes
+    return found._replace(quantized=found.quantized.to(W.dtype).view(shape), find_codes=lambda: codes().view(shape))
 
 
 def _learn_on_device(

@@ -12,10 +12,10 @@ import json
 import statistics
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -247,13 +247,8 @@ def without_kernels(work: Callable[[], Any]) -> Callable[[], Any]:
     """The work on the host with NumPy alone, as where Numba is not installed."""
 
     def run() -> Any:
-        with ExitStack() as undo:
-            for module, name, instead in (
-                (host_weights, "part_kind", lambda dtype: Part),
-                (learning, "layer_step", lambda dtype, generally: None),
-            ):
-                undo.callback(setattr, module, name, getattr(module, name))
-                setattr(module, name, instead)
+        numpy_alone = patch.object(host_weights, "part_kind", lambda dtype: Part)
+        with numpy_alone, patch.object(learning, "layer_step", lambda dtype, generally: None):
             return work()
 
     return run

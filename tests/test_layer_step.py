@@ -93,7 +93,7 @@ def test_whatever_it_is_told_and_given(seed, n, clips, share, bad):
 @pytest.mark.parametrize("n", [60, 3000, 30_000, 235_200])
 @pytest.mark.parametrize("p", [0.0, 0.5, 0.9])
 def test_it_knows_its_way_while_weights_move_as_in_training(n, p):
-    step, theta, near = compiled_step(), LayerSetting(p, 4), None
+    step, theta = compiled_step(), LayerSetting(p, 4)
     random = torch.Generator().manual_seed(0)
     W = torch.randn(n, generator=random)
     near = _learn_on_host(W, theta).near
@@ -120,6 +120,15 @@ def test_positions_of_a_larger_layer_are_not_believed():
     expected = _learn_on_host(W, P09, near=_learn_on_host(W, P09).near)
     beyond = np.append(expected.near.where[0], [9000, 10_000])
     assert_same(step(W, P09, expected.near._replace(where=(beyond,))), expected)
+
+
+def test_a_rate_that_is_an_integer_is_not_compiled_anew():
+    compiled = pytest.importorskip("clipq.compiled_layer", exc_type=ImportError)._learn
+    W, settings_ = torch.randn(3000), [LayerSetting(p, np.int32(4)) for p in (0.0, 0, 1)]
+    for theta in settings_:
+        compiled_step()(W, theta, _learn_on_host(W, theta).near)
+    kinds = {str(signature[1:3]) for signature in compiled.signatures}
+    assert kinds == {"(float64, int64)"}
 
 
 def test_other_layers_take_the_general_way():

@@ -307,10 +307,6 @@ def test_a_large_layer_agrees_with_the_definition(n):
         assert torch.equal(r.codes > 0, (W > r.c_pos) | (W < r.c_neg))
 
 
-def compiled_step():
-    return pytest.importorskip("clipq.compiled_layer", exc_type=ImportError).learn_layer
-
-
 @pytest.fixture(
     params=["few weights", "many weights", "few, compiled", "many, compiled", "one compiled call", "accelerator"],
     scope="module",
@@ -321,7 +317,8 @@ def way(request):
     kind = pytest.importorskip("clipq.host_kernels", exc_type=ImportError).CompiledPart if compiled else Part
     with pytest.MonkeyPatch.context() as patch:
         if amount == "one compiled call":
-            assert learning.layer_step(torch.float32, learning._learn_on_host) is compiled_step()
+            step = pytest.importorskip("clipq.compiled_layer", exc_type=ImportError).learn_layer
+            assert learning.layer_step(torch.float32, learning._learn_on_host) is step
             yield request.param
             return
         patch.setattr(learning, "layer_step", lambda dtype, generally: None)
@@ -330,7 +327,7 @@ def way(request):
         else:
             few = amount.startswith("few")
             patch.setattr(host_weights, "part_kind", lambda dtype: kind)
-            patch.setattr(host_weights, "_FEW", 1 << 20 if few else -1)
+            patch.setattr(host_weights, "FEW", 1 << 20 if few else -1)
             patch.setattr(host_weights, "_FEW_CANDIDATES", 1 << 20 if few else -1)
         yield request.param
 
