@@ -43,7 +43,7 @@ class Layout:
         rows = [max(1, -(-n // ROW)) for n in sizes]
         self.first_row = [sum(rows[:i]) for i in range(len(rows) + 1)]
         self.in_place = [n % ROW == 0 and n >= BLOCK * ROW for n in sizes]
-        room = [62 - (n * ROW // LANES).bit_length() for n in rows]
+        room = [min(50, 62 - (n * ROW // LANES).bit_length()) for n in rows]
         given = torch.tensor([rows, sizes, self.first_row[:-1], room]).to(device, non_blocking=True)
         self.layer = torch.repeat_interleave(given[0], output_size=self.first_row[-1])
         self.number = self.layer.int()[:, None]

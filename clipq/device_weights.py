@@ -3,7 +3,7 @@
 No number comes back to the host, no size depends on a value, and the operations are as many for any number of layers
 that fit in a block (``device_rows``); each further block takes some thirty more.  Magnitudes are selected by counting
 16 bits of their binary form at a time.  Means are summed in fixed point, to 2^-44 of the layer's largest weight in the
-largest layers and to 2^-57 in small ones.
+largest layers and to 2^-50 in small ones.
 
 Weights with NaN or Inf among them give NaN for all of their layer's quantized weights: the loss, which a training
 reads anyway, tells.
@@ -11,7 +11,7 @@ reads anyway, tells.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import groupby
 from typing import NamedTuple
@@ -20,7 +20,7 @@ import torch
 from torch.nn import functional
 
 from clipq.conventions import Conventions
-from clipq.device_passes import passes
+from clipq.device_passes import passes, step
 from clipq.device_rows import BINS, DeviceRows, Layout, Survey, layout
 from clipq.partition import Side, clip_value, device_thresholds, edges_and_centres
 from clipq.quantized_net import LayerSetting
@@ -42,35 +42,41 @@ class DeviceLayer(NamedTuple):
     pos: Side[torch.Tensor]
 
 
+class Numbers(NamedTuple):
+    """Of layers that were learned together: levels float32, counts int64, [L, N] with the largest N; sides float64
+    [6, L], ``Side`` of the negative and of the positive one."""
+
+    levels: torch.Tensor
+    counts: torch.Tensor
+    sides: torch.Tensor
+
+
 class DeviceLayers(NamedTuple):
     """Layers that were learned together, ``order`` says which is where.
 
-    quantized, codes: of all, laid out by row.  levels: float32, counts: int64, [L, N] with the largest N.
+    quantized, codes: of all, laid out by row.
     """
 
     order: Sequence[int]
     layout: Layout
     quantized: torch.Tensor
     codes: torch.Tensor
-    levels: torch.Tensor
-    counts: torch.Tensor
-    neg: Side[torch.Tensor]
-    pos: Side[torch.Tensor]
+    numbers: Callable[[], Numbers]
 
-    def tensors(self) -> list[torch.Tensor]:
-        """All results, of all layers."""
-        return [self.quantized, self.codes, self.levels, self.counts, *self.neg, *self.pos]
+    def quantized_of(self, layer: int) -> torch.Tensor:
+        """Its quantized weights, [n]."""
+        return self.quantized.view(-1)[self.layout.span(self.order.index(layer))]
 
-    def weights(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Its quantized weights and their codes, [n]."""
-        span = self.layout.span(self.order.index(layer))
-        return self.quantized.view(-1)[span], self.codes.view(-1)[span]
+    def codes_of(self, layer: int) -> torch.Tensor:
+        """Its codes, [n]."""
+        return self.codes.view(-1)[self.layout.span(self.order.index(layer))]
 
     def layer(self, layer: int, b: int) -> DeviceLayer:
         """Everything of a layer."""
         at, n = self.order.index(layer), 2**b - 1
-        neg, pos = (Side(*(number[at] for number in side)) for side in (self.neg, self.pos))
-        return DeviceLayer(*self.weights(layer), self.levels[at, :n], self.counts[at, :n], neg, pos)
+        levels, counts, sides = self.numbers()
+        neg, pos = Side(*sides[:3, at]), Side(*sides[3:, at])
+        return DeviceLayer(self.quantized_of(layer), self.codes_of(layer), levels[at, :n], counts[at, :n], neg, pos)
 
 
 class _Clip(NamedTuple):
@@ -93,7 +99,11 @@ def learn_together(
     weights: Sequence[torch.Tensor], settings: Sequence[LayerSetting], conventions: Conventions
 ) -> DeviceLayers:
     """Prunes and quantizes each of the weights, all [n], of one floating type and on one device, with its setting."""
-    return learn_by(passes(weights[0].device, weights[0].dtype, learn_by), weights, settings, conventions)
+    device, dtype = weights[0].device, weights[0].dtype
+    learn_step = step(device, dtype, learn_by) if conventions.learn_by_default else None
+    if learn_step and not torch.cuda.is_current_stream_capturing():  # it would start a graph within a graph
+        return learn_step(weights, settings)
+    return learn_by(passes(device, dtype, learn_by), weights, settings, conventions)
 
 
 def learn_by(
@@ -121,7 +131,8 @@ def learn_by(
     values = functional.pad(levels.float(), (1, 0))  # of the codes from 0 on
     values.masked_fill_(survey.bad[:, None], float("nan"))
     rows.write(values.to(weights[0].dtype))
-    return DeviceLayers(order, rows.layout, rows.quantized, rows.codes, values[:, 1:], counts, neg, pos)
+    numbers = Numbers(values[:, 1:], counts, torch.stack([*neg, *pos]))
+    return DeviceLayers(order, rows.layout, rows.quantized, rows.codes, lambda: numbers)
 
 
 @lru_cache(maxsize=16)

@@ -8,6 +8,7 @@ autograd does not know of, such as an optimizer's that writes to ``weight.data``
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -15,18 +16,18 @@ from weakref import WeakKeyDictionary
 import torch
 
 from clipq.conventions import Conventions
-from clipq.device_weights import learn_together
+from clipq.device_weights import DeviceLayers, learn_together
 
 if TYPE_CHECKING:
     from clipq.weight_sharing import WeightSharing
 
 
 class _Result(NamedTuple):
-    """state: what it was learned from."""
+    """Of the layers that were learned together, which one; state: what it was learned from."""
 
     state: tuple
-    quantized: torch.Tensor
-    codes: torch.Tensor
+    learned: DeviceLayers
+    layer: int
 
 
 class LearnedTogether:
@@ -62,14 +63,15 @@ class LearnedTogether:
         """A hook of what a backward pass goes through; activations that it computes again may use results in it."""
         torch.autograd.Variable._execution_engine.queue_callback(self.expire)
 
-    def take(self, sharing: WeightSharing, W: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The quantized weights and their codes, of W's shape."""
+    def take(self, sharing: WeightSharing, W: torch.Tensor) -> tuple[torch.Tensor, Callable[[], torch.Tensor]]:
+        """The quantized weights, and what gives their codes, of W's shape."""
         with self._lock:
             self._weights[sharing] = W
             if not self._is_ready(sharing, W):
                 self._learn(W)
-            result = self._results.pop(sharing)
-        return result.quantized.view(W.shape), result.codes.view(W.shape)
+            _, learned, layer = self._results.pop(sharing)
+        shape = W.shape
+        return learned.quantized_of(layer).view(shape), lambda: learned.codes_of(layer).view(shape)
 
     def _is_ready(self, sharing: WeightSharing, W: torch.Tensor) -> bool:
         return sharing in self._results and self._results[sharing].state == _state(sharing, W)
@@ -85,7 +87,7 @@ class LearnedTogether:
         with torch.no_grad():
             learned = learn_together(flat, settings, self.conventions)
         for i, (sharing, W) in enumerate(due):
-            self._results[sharing] = _Result(_state(sharing, W), *learned.weights(i))
+            self._results[sharing] = _Result(_state(sharing, W), learned, i)
 
 
 def _state(sharing: WeightSharing, W: torch.Tensor) -> tuple:

@@ -69,8 +69,7 @@ class WeightSharing(nn.Module):
             layer = learn_weights(W.detach(), self.setting, self._together.conventions, self.name, last.near)
             last.codes, last.near = layer.find_codes, layer.near
             return straight_through(W, layer.quantized)
-        quantized, codes = self._together.take(self, W)
-        self._last.codes = lambda: codes
+        quantized, self._last.codes = self._together.take(self, W)
         weights = straight_through(W, quantized)
         if weights.requires_grad:
             weights.register_hook(self._together.expire_after_backward)

@@ -48,6 +48,7 @@ SETTING = LayerSetting(0.9, 4)
 IMAGES = 10_000  # on which the search measures
 BLOCK = 5  # steps in a row, before another kind of step takes its turn
 SLOW_REPEATS = 1  # of what takes a hundred copies
+QUEUED = 10  # operations that an accelerator is given in a row
 Row = dict[str, Any]
 
 
@@ -82,12 +83,13 @@ def speed(arguments: argparse.Namespace) -> dict[str, Any]:
         print(f"  p = {row['p']:<5} {row['what']:<16} {row['ms']:9.2f} ms  {row['copies']:7.1f} copies")
     print("a training step with CLIP-Q over one without")
     report["training"] = []
-    for network, batch, shape, repeats in _networks(device, arguments.step_repeats):
-        row = training_step(network, batch, shape, device, repeats)
+    for network, batch, shape, repeats, amp in _networks(device, arguments.step_repeats):
+        row = training_step(network, batch, shape, device, repeats, amp)
         row["operations"] = operations(network, shape)
+        name = f"{network}, bfloat16" if amp else network
         print(
-            f"  {network:<12} batch {batch:<4} {row['dense_ms']:7.2f} ms dense {row['clipq_ms']:7.2f} ms CLIP-Q "
-            f"{row['plain_ms']:7.2f} ms plain version   ratio {row['ratio']:.2f}   "
+            f"  {name:<18} batch {batch:<4} {row['dense_ms']:7.2f} ms dense {row['clipq_ms']:7.2f} ms CLIP-Q "
+            f"{row['plain_ms']:7.2f} ms plain version   ratio {row['ratio']:.3f}   "
             + (f"{row['numpy_ms']:7.2f} ms with NumPy alone   " if "numpy_ms" in row else "")
             + f"{row['operations']} operations on an accelerator without kernels"
         )
@@ -107,20 +109,23 @@ def speed(arguments: argparse.Namespace) -> dict[str, Any]:
     return report
 
 
-def _networks(device: torch.device, repeats: int) -> list[tuple[str, int, tuple[int, ...], int]]:
-    """(network, batch, shape of an input, repeats)."""
-    networks: list[tuple[str, int, tuple[int, ...], int]] = [
-        (network, batch, (1, 28, 28), repeats) for network in ("lenet300100", "lenet5") for batch in (64, 128)
+def _networks(device: torch.device, repeats: int) -> list[tuple[str, int, tuple[int, ...], int, bool]]:
+    """(network, batch, shape of an input, repeats, whether in mixed precision)."""
+    networks: list[tuple[str, int, tuple[int, ...], int, bool]] = [
+        (network, batch, (1, 28, 28), repeats, False) for network in ("lenet300100", "lenet5") for batch in (64, 128)
     ]
     if device.type == "cuda":
-        networks += [("resnet50", 256, (3, 224, 224), 10), ("alexnet", 256, (3, 227, 227), 10)]
+        large = (("resnet50", (3, 224, 224)), ("alexnet", (3, 227, 227)))
+        networks += [(network, 256, shape, 20, amp) for network, shape in large for amp in (False, True)]
     return networks
 
 
 def in_turn(
-    works: dict[str, Callable[[], Any]], turns: int, device: torch.device, block: int = 1
+    works: dict[str, Callable[[], Any]], turns: int, device: torch.device, block: int = 1, queued: int = 1
 ) -> dict[str, list[float]]:
     """Seconds of each work in every turn, the median of ``block`` runs in a row after one that is not measured.
+
+    queued: works that are given to a device before it is waited for; their mean is one run.
 
     They take turns, so that a busy machine slows all alike: to be compared turn by turn.  In a row, as the steps of a
     training follow each other, a work finds in the caches what its last run left there.
@@ -128,17 +133,18 @@ def in_turn(
     times: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(turns):
         for name, work in works.items():
-            runs = [_seconds(work, device) for _ in range(1 + block)]
+            runs = [_seconds(work, device, queued) for _ in range(1 + block)]
             times[name].append(statistics.median(runs[1:]))
     return times
 
 
-def _seconds(work: Callable[[], Any], device: torch.device) -> float:
+def _seconds(work: Callable[[], Any], device: torch.device, queued: int = 1) -> float:
     _wait(device)
     started = time.perf_counter()
-    work()
+    for _ in range(queued):
+        work()
     _wait(device)
-    return time.perf_counter() - started
+    return (time.perf_counter() - started) / queued
 
 
 def ratio(times: list[float], reference: list[float]) -> float:
@@ -154,22 +160,23 @@ def _wait(device: torch.device) -> None:
 def operation(n: int, device: torch.device, repeats: int) -> list[Row]:
     """Pruning-quantization of one layer, as a multiple of a copy of its weights."""
     W = torch.randn(n, generator=torch.Generator().manual_seed(0)).mul_(0.01).to(device)
-    rows = []
+    queued, rows = 1 if device.type == "cpu" else QUEUED, []
     for p in (0.0, 0.5, 0.9, 0.97):
-        near = ws_learn_one_layer(W, p, 4).near
-        works: dict[str, Callable[[], Any]] = {
-            "copy": W.clone,
-            "first step": partial(learn, W, LayerSetting(p, 4), name="layer"),
-            "later steps": partial(learn, W, LayerSetting(p, 4), name="layer", near=near),
-        }
-        rows += _in_copies(in_turn(works, repeats, device), p)
+        works: dict[str, Callable[[], Any]] = {"copy": W.clone}
+        if device.type == "cpu":
+            near = ws_learn_one_layer(W, p, 4).near
+            works["first step"] = partial(learn, W, LayerSetting(p, 4), name="layer")
+            works["later steps"] = partial(learn, W, LayerSetting(p, 4), name="layer", near=near)
+        else:
+            works["each step"] = partial(learn_together, [W], [LayerSetting(p, 4)], Conventions())
+        rows += _in_copies(in_turn(works, repeats, device, queued=queued), p)
     slow: dict[str, Callable[[], Any]] = {
         "copy": W.clone,
         "torch.kthvalue": lambda: torch.kthvalue(W, n // 2),
         "torch.sort": lambda: torch.sort(W),
         "plain version": lambda: plain(W, SETTING),
     }
-    return rows + _in_copies(in_turn(slow, SLOW_REPEATS, device), SETTING.p)[1:]
+    return rows + _in_copies(in_turn(slow, SLOW_REPEATS, device, queued=queued), SETTING.p)[1:]
 
 
 def _in_copies(times: dict[str, list[float]], p: float) -> list[Row]:
@@ -205,23 +212,25 @@ class PlainSharing(nn.Module):
         return straight_through(W, plain(W, SETTING))
 
 
-def training_step(network: str, batch: int, shape: tuple[int, ...], device: torch.device, repeats: int) -> Row:
+def training_step(
+    network: str, batch: int, shape: tuple[int, ...], device: torch.device, repeats: int, amp: bool = False
+) -> Row:
     """A training step with pruning-quantization over one without it, at p = 0.9 and b = 4 in every layer."""
-    works = {kind: step(network, batch, shape, device, kind) for kind in ("dense", "clipq", "plain")}
+    works = {kind: step(network, batch, shape, device, kind, amp) for kind in ("dense", "clipq", "plain")}
     if device.type == "cpu":
         works["numpy"] = without_kernels(step(network, batch, shape, device, "clipq"))
     times = in_turn(works, -(-repeats // BLOCK), device, BLOCK)
     return {
-        "network": network, "batch": batch,
+        "network": network, "batch": batch, "amp": amp,
         **{f"{kind}_ms": 1e3 * statistics.median(own) for kind, own in times.items()},
         "ratio": ratio(times["clipq"], times["dense"]),
     }  # fmt: skip
 
 
 def step(
-    network: str, batch: int, shape: tuple[int, ...], device: torch.device, kind: str
+    network: str, batch: int, shape: tuple[int, ...], device: torch.device, kind: str, amp: bool = False
 ) -> Callable[[], torch.Tensor]:
-    """One step of training: ``dense``, ``clipq``, or with the ``plain`` version."""
+    """One step of training: ``dense``, ``clipq``, or with the ``plain`` version; amp: in bfloat16 where that serves."""
     x, y = torch.rand(batch, *shape, device=device), torch.arange(batch, device=device) % 10
     model = build_network(network, n_classes=10, input_shape=shape).to(device)
     layers = compressible_layers(model)
@@ -234,8 +243,9 @@ def step(
 
     def run() -> torch.Tensor:
         optimizer.zero_grad(set_to_none=True)
-        output = model(x)
-        loss = functional.cross_entropy(output[0] if isinstance(output, tuple) else output, y)
+        with torch.autocast(device.type, torch.bfloat16, enabled=amp):
+            output = model(x)
+            loss = functional.cross_entropy(output[0] if isinstance(output, tuple) else output, y)
         loss.backward()
         optimizer.step()
         return loss

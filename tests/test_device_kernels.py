@@ -4,9 +4,9 @@ And what happens where they are not there, or fail.
 """
 
 import os
-import re
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,50 +19,102 @@ from clipq.device_rows import DeviceRows
 from clipq.device_weights import learn_by
 
 CPU = torch.device("cpu")
-I32, F32 = "*i32", "*fp32"
+I32, I64, F32, F64, U8 = "*i32", "*i64", "*fp32", "*fp64", "*u8"
+PART = {"table": I64, "n": I64, "start": I64, "layer_of": I32, "like": F32, "state": I32}
+SUMS = {"scale": F64, "sums": I64, "counts": I32}
+SIZE = {"ALIGNED": True, "PARTS": 4, "SIZE": 1024}
 SIGNATURES: dict[str, dict[str, Any]] = {
-    "_survey": {"X": F32, "layer_of": I32, "bins": I32, "n": "*i64", "extremes": F32, "ROW": 4096, "BINS": 65536},
-    "_count_second": {"X": F32, "layer_of": I32, "table": I32, "bins": I32, "ROW": 4096, "BINS": 65536},
-    "_assign": {
-        "X": F32, "layer_of": I32, "bounds": F32, "code_of": "*u8", "scale": "*fp64", "counts": I32, "sums": "*i64",
-        "codes": "*u8", "n_bounds": "i32", "step": "i32", "n_codes": "i32", "ROW": 4096, "LANES": 256,
+    "device_kernels._survey": {
+        "X": F32, "layer_of": I32, "bins": I32, "n": I64, "extremes": F32, "ROW": 4096, "BINS": 65536,
     },
-    "_write": {"codes": "*u8", "layer_of": I32, "values": F32, "quantized": F32, "n_codes": "i32", "ROW": 4096},
+    "device_kernels._count_second": {"X": F32, "layer_of": I32, "table": I32, "bins": I32, "ROW": 4096, "BINS": 65536},
+    "device_kernels._assign": {
+        "X": F32, "layer_of": I32, "bounds": F32, "code_of": U8, **SUMS, "codes": U8, "n_bounds": "i32", "step": "i32",
+        "n_codes": "i32", "ROW": 4096, "LANES": 256,
+    },
+    "device_kernels._write": {
+        "codes": U8, "layer_of": I32, "values": F32, "quantized": F32, "n_codes": "i32", "ROW": 4096,
+    },
+    "device_step_kernels.bracket": {
+        "table": I64, "n": I64, "p": F64, "like": F32, "state": I32, "margin": "fp32", "SAMPLE": 4096,
+    },
+    "device_step_kernels.count": {**PART, "seen": I32, "bins": I32, "n_parts": "i32", "FIRST": True, "EACH": 8, **SIZE},
+    "device_step_kernels.choose": {"p": F64, "state": I32, "seen": I32, "bins": I32, "FIRST": True},
+    "device_step_kernels.partition": {
+        "table": I64, "b": I32, "room": I64, "state": I32, "seen": I32, "scale": F64, "bounds": F32, "middles": F64,
+        "n_layers": "i32", "N": 16,
+    },
+    "device_step_kernels.assign": {**PART, "bounds": F32, **SUMS, "N": 16, "LANES": 256, **SIZE},
+    "device_step_kernels.average": {
+        "table": I64, "seen": I32, **SUMS, "middles": F64, "n_layers": "i32", "N": 16, "LANES": 256,
+    },
+    "device_step_kernels.write": {"table": I64, "layer_of": I32, "like": F32, "n_layers": "i32", "N": 16, "ROW": 4096},
 }  # fmt: skip
 
 
-def test_in_the_interpreter_kernels_give_the_operations_results() -> None:
+PROOF = """
+import torch
+from clipq import device_passes
+from clipq.device_weights import learn_by
+found = device_passes.{name}.__wrapped__(torch.device("cpu"), learn_by)
+print(found and found.__name__)
+"""
+
+
+@pytest.mark.parametrize(("name", "expected"), [("_kernels", "KernelRows"), ("_step", "learn_step")])
+def test_in_the_interpreter_kernels_give_the_operations_results(name: str, expected: str) -> None:
     pytest.importorskip("triton")
-    code = (
-        "import torch; from clipq.device_kernels import KernelRows; from clipq.device_weights import learn_by;"
-        "from clipq.device_passes import gives_the_same;"
-        "print(gives_the_same(KernelRows, torch.device('cpu'), learn_by))"
-    )
+    assert interpreted(PROOF.format(name=name)) == expected
+
+
+#: A sample of few weights, from which a clip is expected to lie exactly where it says.
+MISLED = """
+import torch
+from functools import partial
+from clipq import device_passes, device_step
+from clipq.conventions import Conventions
+from clipq.device_rows import DeviceRows
+from clipq.device_weights import learn_by
+device_step.SAMPLE, device_step.MARGIN = 16, -3.0
+step = lambda weights, settings, conventions: device_step.learn_step(weights, settings)
+print(device_passes.gives_the_same(step, partial(learn_by, DeviceRows), torch.device("cpu"), [Conventions()]))
+"""
+
+
+def test_a_sample_that_misleads_changes_nothing() -> None:
+    pytest.importorskip("triton")
+    assert interpreted(MISLED) == "True"
+
+
+def interpreted(code: str) -> str:
+    """What the code prints, its kernels run by Triton's interpreter."""
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "True"
+    return result.stdout.strip()
 
 
 @pytest.mark.parametrize("name", SIGNATURES)
 @pytest.mark.parametrize("capability", [70, 80, 90])
 def test_kernels_compile(name: str, capability: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """To machine code, whose additions nobody waits for and whose small numbers are not taken for zeros."""
+    """To machine code that does not take small numbers for zeros, nor contracts what decides about a bit."""
     triton = pytest.importorskip("triton")
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from clipq import device_kernels
-
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    module, function = name.split(".")
     arguments = SIGNATURES[name]
     source = ASTSource(
-        fn=getattr(device_kernels, name),
+        fn=getattr(import_module(f"clipq.{module}"), function),
         signature={k: v if isinstance(v, str) else "constexpr" for k, v in arguments.items()},
         constexprs={k: v for k, v in arguments.items() if not isinstance(v, str)},
     )
-    compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": 8})
+    options = {"num_warps": 4, "enable_fp_fusion": function not in ("partition", "average")}
+    compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
     assert compiled.asm["cubin"]
-    assert not re.search(r"\batom\.|\.ftz", compiled.asm["ptx"])
+    assert ".ftz" not in compiled.asm["ptx"]
+    if not options["enable_fp_fusion"]:
+        assert "fma.rn.f64" not in compiled.asm["ptx"] and "div.rn.f64" in compiled.asm["ptx"]
 
 
 class Wrong(DeviceRows):

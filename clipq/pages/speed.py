@@ -23,7 +23,7 @@ def _summary(data: Data) -> str:
     rows = [
         (
             device,
-            x["network"],
+            x["network"] + (", bfloat16" if x.get("amp") else ""),
             str(x["batch"]),
             f"{x['dense_ms']:.2f} ms",
             f"{x['clipq_ms']:.2f} ms",
@@ -58,7 +58,8 @@ def _body(data: Data) -> str:
             f"## One layer of {report['weights']:,} weights on {device}",
             _operation_table(report).markdown(),
             "A copy reads and writes the weights once, here and now: a time in copies is what the operation costs on "
-            "any machine. Later steps know the last step's clips.",
+            "any machine. "
+            + ("Later steps know the last step's clips." if report["device"] == "cpu" else "Ten are started in a row."),
             "## Memory and search",
             _memory_text(report["memory"]),
             _search_text(report["search"]),
@@ -68,7 +69,7 @@ def _body(data: Data) -> str:
 
 
 def _operation_table(report: Mapping[str, Any]) -> Table:
-    rows = [(x["what"], f"{x['p']:g}", f"{x['ms']:.1f} ms", f"{x['copies']:.1f}") for x in report["operation"]]
+    rows = [(x["what"], f"{x['p']:g}", f"{x['ms']:.3g} ms", f"{x['copies']:.1f}") for x in report["operation"]]
     return Table(("what", "p", "time", "in copies"), rows)
 
 
