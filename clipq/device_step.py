@@ -29,7 +29,7 @@ PASSES = 4  # after a first one for nothing, 31 bits of a key, 12 at a time
 USUAL = 2  # passes that mostly find the clip
 MANY = 8  # parts that a program of a further pass looks at
 USES = 3  # of a plan, before it is made a graph
-COUNTED = {"SIZE": ROW, "PARTS": 1, "num_warps": 8}  # the parts of a row that are counted
+COUNTED = {"SIZE": ROW // 2, "PARTS": 2, "num_warps": 8}  # the parts of a row that are counted
 ASSIGNED = {"SIZE": ROW // 8, "PARTS": 8, "num_warps": 1}  # and those that get their codes
 
 
@@ -119,7 +119,7 @@ class Plan:
         )  # fmt: skip
         sums = (self._scale, self._sums, self._counts)
         kernels.assign[(n_rows * ASSIGNED["PARTS"],)](
-            *by_part, self._bounds, *sums, N=n_codes, LANES=LANES, ALIGNED=self._aligned, **ASSIGNED
+            *by_part, self._p, self._bounds, *sums, N=n_codes, LANES=LANES, ALIGNED=self._aligned, **ASSIGNED
         )
         kernels.average[(n_layers, n_codes)](
             self._table, self._seen, *sums, self._middles, n_layers, N=n_codes, LANES=LANES, num_warps=4,

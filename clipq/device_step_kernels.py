@@ -21,6 +21,7 @@ SEEN = tl.constexpr(64)  # lanes
 BITS = tl.constexpr(12)
 BINS = tl.constexpr(1 << 12)
 OFTEN = tl.constexpr(32)  # one in so many weights
+FEW = tl.constexpr(0.7)  # the pruning rate from which on few weights are kept
 INFINITE = tl.constexpr(0x7F800000)
 QUANTIZED, CODES, RESULTS, WEIGHTS = (tl.constexpr(i) for i in range(4))  # in the table
 
@@ -200,12 +201,13 @@ def partition(table, b, room, state, seen, scale, bounds, middles, n_layers, N: 
 
 @triton.jit
 def assign(
-    table, n, start, layer_of, like, state, bounds, scale, sums, counts,
+    table, n, start, layer_of, like, state, p, bounds, scale, sums, counts,
     N: tl.constexpr, LANES: tl.constexpr, ALIGNED: tl.constexpr, PARTS: tl.constexpr, SIZE: tl.constexpr,
 ):  # fmt: skip
     """The codes of a part; in its lane of each code the number and, in fixed point, the sum of its weights.
 
-    Of few codes, those that occur often are summed by all threads: additions to memory would wait for each other.
+    Where most weights are kept, codes that occur often are summed by all threads: additions to memory would wait for
+    each other.
     """
     part = tl.program_id(0)
     layer, column = tl.load(layer_of + part // PARTS), tl.arange(0, SIZE)
@@ -223,13 +225,14 @@ def assign(
     number, place = tl.histogram(code, each), (layer * LANES + part % LANES) * N
     tl.atomic_add(counts + place + tl.arange(0, each), number, mask=tl.arange(0, each) < N, sem="relaxed")
     units = (x.to(tl.float64) * tl.load(scale + layer)).to(tl.int64)
-    if N <= 32:
-        often = tl.sum((number * OFTEN > SIZE).to(tl.int32) << tl.arange(0, 32))
-        for which in range(1, N):
-            if (often >> which) & 1:
-                own = code == which
-                tl.atomic_add(sums + place + which, tl.sum(tl.where(own, units, 0)), sem="relaxed")
-                code = tl.where(own, 0, code)
+    if N <= 32:  # noqa: SIM102 (Triton decides it where it compiles)
+        if tl.load(p + layer) < FEW:
+            often = tl.sum((number * OFTEN > SIZE).to(tl.int32) << tl.arange(0, 32))
+            for which in range(1, N):
+                if (often >> which) & 1:
+                    own = code == which
+                    tl.atomic_add(sums + place + which, tl.sum(tl.where(own, units, 0)), sem="relaxed")
+                    code = tl.where(own, 0, code)
     tl.atomic_add(sums + (layer * LANES + column % LANES) * N + code, units, mask=code > 0, sem="relaxed")
 
 

@@ -63,20 +63,17 @@ class DeviceLayers(NamedTuple):
     codes: torch.Tensor
     numbers: Callable[[], Numbers]
 
-    def quantized_of(self, layer: int) -> torch.Tensor:
-        """Its quantized weights, [n]."""
-        return self.quantized.view(-1)[self.layout.span(self.order.index(layer))]
-
-    def codes_of(self, layer: int) -> torch.Tensor:
-        """Its codes, [n]."""
-        return self.codes.view(-1)[self.layout.span(self.order.index(layer))]
+    def span(self, layer: int) -> slice:
+        """Where it is in the quantized weights and in the codes, laid end to end."""
+        return self.layout.span(self.order.index(layer))
 
     def layer(self, layer: int, b: int) -> DeviceLayer:
         """Everything of a layer."""
-        at, n = self.order.index(layer), 2**b - 1
+        at, n, span = self.order.index(layer), 2**b - 1, self.span(layer)
         levels, counts, sides = self.numbers()
         neg, pos = Side(*sides[:3, at]), Side(*sides[3:, at])
-        return DeviceLayer(self.quantized_of(layer), self.codes_of(layer), levels[at, :n], counts[at, :n], neg, pos)
+        quantized, codes = self.quantized.view(-1)[span], self.codes.view(-1)[span]
+        return DeviceLayer(quantized, codes, levels[at, :n], counts[at, :n], neg, pos)
 
 
 class _Clip(NamedTuple):

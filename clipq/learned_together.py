@@ -70,8 +70,8 @@ class LearnedTogether:
             if not self._is_ready(sharing, W):
                 self._learn(W)
             _, learned, layer = self._results.pop(sharing)
-        shape = W.shape
-        return learned.quantized_of(layer).view(shape), lambda: learned.codes_of(layer).view(shape)
+        span, codes, shape = learned.span(layer), learned.codes.view(-1), W.shape
+        return learned.quantized.view(-1)[span].view(shape), lambda: codes[span].view(shape)
 
     def _is_ready(self, sharing: WeightSharing, W: torch.Tensor) -> bool:
         return sharing in self._results and self._results[sharing].state == _state(sharing, W)

@@ -44,7 +44,7 @@ SIGNATURES: dict[str, dict[str, Any]] = {
         "table": I64, "b": I32, "room": I64, "state": I32, "seen": I32, "scale": F64, "bounds": F32, "middles": F64,
         "n_layers": "i32", "N": 16,
     },
-    "device_step_kernels.assign": {**PART, "bounds": F32, **SUMS, "N": 16, "LANES": 256, **SIZE},
+    "device_step_kernels.assign": {**PART, "p": F64, "bounds": F32, **SUMS, "N": 16, "LANES": 256, **SIZE},
     "device_step_kernels.average": {
         "table": I64, "seen": I32, **SUMS, "middles": F64, "n_layers": "i32", "N": 16, "LANES": 256,
     },

@@ -69,8 +69,12 @@ def _body(data: Data) -> str:
 
 
 def _operation_table(report: Mapping[str, Any]) -> Table:
-    rows = [(x["what"], f"{x['p']:g}", f"{x['ms']:.3g} ms", f"{x['copies']:.1f}") for x in report["operation"]]
+    rows = [(x["what"], f"{x['p']:g}", _milliseconds(x["ms"]), f"{x['copies']:.1f}") for x in report["operation"]]
     return Table(("what", "p", "time", "in copies"), rows)
+
+
+def _milliseconds(ms: float) -> str:
+    return f"{ms:,.0f} ms" if ms >= 100 else f"{ms:.3g} ms"
 
 
 def _memory_text(m: Mapping[str, float]) -> str:
