@@ -5,7 +5,7 @@ the results, and each layer's weights.  The weights are taken in parts of rows, 
 
 state: int32 [L, 2, FIELDS], of a side the first key among which its clip may be; how far keys from there are shifted to
     be bins; how many keys there are, 0 where one is left; the clip's rank there.
-seen: int32 [L, LANES, FIELDS], of some parts the number of each side's weights, of those that are below, and the
+seen: int32 [L, SEEN, FIELDS], of some parts the number of each side's weights, of those that are below, and the
     largest key.
 """
 
@@ -28,9 +28,9 @@ QUANTIZED, CODES, RESULTS, WEIGHTS = (tl.constexpr(i) for i in range(4))  # in t
 
 @triton.jit
 def _part(table, n, start, layer, part, like, ALIGNED: tl.constexpr, PARTS: tl.constexpr, SIZE: tl.constexpr):
-    """Weights of a part of a row as float32, zeros beyond the layer's end.  like: a pointer to numbers of their type.
+    """A part's weights as float32, zeros beyond the layer's end.
 
-    Parts are counted from the first row of all on, PARTS in a row.
+    like: a pointer to numbers of their type.  PARTS: in a row, each of SIZE weights.
     """
     before = (part - tl.load(start + layer) * PARTS) * SIZE
     left = tl.load(n + layer) - before

@@ -7,7 +7,7 @@ defaults, so that the difference is the reading's own; one that the search sees 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean, pstdev
 from typing import Any
@@ -28,16 +28,16 @@ def measure_effects(
     overrides: Mapping[str, str],
     show: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """Error and bytes of the defaults and of every variant, means over ``seeds``; runs in ``folder`` are continued.
+    """Error and bytes of the defaults and of every variant, with their spread over ``seeds``; runs in ``folder`` are
+    continued.
 
     Raises:
         ExperimentError, DataError, ModelError: the experiment, its data or its weights are not as they should be.
     """
-    bases = {
+    defaults = {
         seed: _run(experiment, folder / f"defaults-{seed}", {**overrides, "run.seed": str(seed)}) for seed in seeds
     }
-    errors = [_error(report) for report in bases.values()]
-    base = {"error": mean(errors), "error_sd": pstdev(errors), "bytes": mean(_bytes(r) for r in bases.values())}
+    base = _over_seeds(defaults.values())
     show(f"defaults: {_line(base)}")
     variants = {}
     for assumption in assumptions():
@@ -45,15 +45,22 @@ def measure_effects(
             name = f"{assumption.id} {label}"
             reports = []
             for seed in seeds:
-                settings = {} if assumption.searched else _found(bases[seed])
+                settings = {} if assumption.searched else _found(defaults[seed])
                 changed = {**overrides, **settings, **changes, "run.seed": str(seed)}
                 reports.append(_run(experiment, folder / f"{name.replace(' ', '_')}-{seed}", changed))
-            variants[name] = {"error": mean(map(_error, reports)), "bytes": mean(map(_bytes, reports))}
+            variants[name] = _over_seeds(reports)
             show(f"{name}: {_line(variants[name])}")
+    given = {key: Path(value).name if key == "network.weights" else value for key, value in overrides.items()}
     return {
-        "experiment": experiment, "overrides": dict(overrides), "seeds": len(seeds), "base": base, "variants": variants,
+        "experiment": experiment, "overrides": given, "seeds": len(seeds), "base": base, "variants": variants,
         "provenance": provenance(seeds[0]),
     }  # fmt: skip
+
+
+def _over_seeds(reports: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Mean and standard deviation of what the decoded file errs and weighs."""
+    errors, sizes = zip(*((float(r["error"]["decoded_test"]), float(r["size"]["file"])) for r in reports), strict=True)
+    return {"error": mean(errors), "error_sd": pstdev(errors), "bytes": mean(sizes), "bytes_sd": pstdev(sizes)}
 
 
 def _run(experiment: str, folder: Path, overrides: Mapping[str, str]) -> dict[str, Any]:
@@ -73,13 +80,6 @@ def _found(report: Mapping[str, Any]) -> dict[str, str]:
     return {"search.mode": "given", **given}
 
 
-def _error(report: Mapping[str, Any]) -> float:
-    return float(report["error"]["decoded_test"])
-
-
-def _bytes(report: Mapping[str, Any]) -> float:
-    return float(report["size"]["file"])
-
-
 def _line(measured: Mapping[str, float]) -> str:
-    return f"error {100 * measured['error']:.2f} %, {measured['bytes']:.0f} bytes"
+    error, spread = 100 * measured["error"], 100 * measured["error_sd"]
+    return f"error {error:.2f} +- {spread:.2f} %, {measured['bytes']:.0f} +- {measured['bytes_sd']:.0f} bytes"

@@ -16,8 +16,10 @@ from matlab_parity.functions import FUNCTIONS
 from matlab_parity.paths import ROOT
 from matlab_parity.tolerances import TOLERANCES
 
-#: What ``scripts/measure_assumptions.py`` writes.
-EFFECTS = ROOT.parent / "results" / "assumptions.json"
+Effects = dict[str, Any]
+
+#: What ``scripts/measure_assumptions.py`` writes, a file for each experiment.
+EFFECTS = ROOT.parent / "results" / "assumptions"
 
 
 def documents() -> dict[str, str]:
@@ -30,12 +32,12 @@ def documents() -> dict[str, str]:
     }
 
 
-def read_effects(path: Path) -> dict[str, Any] | None:
-    """The measured effects, or None where nothing has been measured."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+def read_effects(folder: Path) -> list[Effects]:
+    """The measured effects, one for each experiment."""
+    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
 
 
-def assumptions_page(effects: dict[str, Any] | None) -> str:
+def assumptions_page(effects: Sequence[Effects]) -> str:
     rows = [
         (a.id, f"`{a.where.split(':')[1]}`", a.question, _options(a), a.evidence, _effect(a, effects), a.settle)
         for a in assumptions()
@@ -44,7 +46,7 @@ def assumptions_page(effects: dict[str, Any] | None) -> str:
         "Assumptions",
         "Readings of the paper that its sources leave open. The first option is the default. Evidence: P the paper's "
         "own words or figures, S a secondary source, - none. Written by `python -m matlab_parity.tables`.",
-        [_measured(effects)],
+        _measured(effects),
         ("id", "where", "question", "options", "evidence", "effect on error and size", "how to settle it"),
         rows,
     )
@@ -93,33 +95,35 @@ def _options(assumption: Assumption) -> str:
     return ", ".join([f"**{default}**", *others])
 
 
-def _effect(assumption: Assumption, effects: dict[str, Any] | None) -> str:
-    if not assumption.variants:
-        return "-"
-    if effects is None:
-        return "not measured yet"
-    base = effects["base"]
+def _effect(assumption: Assumption, effects: Sequence[Effects]) -> str:
     parts = []
     for label in assumption.variants:
-        measured = effects["variants"].get(f"{assumption.id} {label}")
-        if measured is None:
-            parts.append(f"{label}: not measured yet")
-            continue
-        error, size = 100 * (measured["error"] - base["error"]), 100 * (measured["bytes"] / base["bytes"] - 1)
-        parts.append(f"{label}: {error:+.2f} points, {size:+.1f} %")
-    return "; ".join(parts)
+        found = [text for of_one in effects if (text := _difference(f"{assumption.id} {label}", of_one))]
+        parts.append(f"{label}: {', '.join(found) or 'not measured yet'}")
+    return "; ".join(parts) or "-"
 
 
-def _measured(effects: dict[str, Any] | None) -> str:
-    if effects is None:
-        return "Effects: not measured yet; `python scripts/measure_assumptions.py` measures them."
-    base = effects["base"]
-    return (
-        f"Effects: difference of test error (percentage points) and of the file's size from the defaults' "
-        f"{100 * base['error']:.2f} % and {base['bytes']:.0f} bytes, means over {effects['seeds']} seed(s) of "
-        f"{effects['experiment']}; among those seeds the defaults' error has a standard deviation of "
-        f"{100 * base['error_sd']:.2f} points."
-    )
+def _difference(name: str, effects: Effects) -> str:
+    """Empty where it has not been measured."""
+    base, measured = effects["base"], effects["variants"].get(name)
+    if measured is None:
+        return ""
+    error, size = 100 * (measured["error"] - base["error"]), 100 * (measured["bytes"] / base["bytes"] - 1)
+    return f"{error:+.2f} points and {size:+.1f} % ({effects['experiment']})"
+
+
+def _measured(effects: Sequence[Effects]) -> list[str]:
+    if not effects:
+        return ["Effects: not measured yet; `python scripts/measure_assumptions.py` measures them."]
+    return [
+        "Effects: difference of test error (percentage points) and of the file's size from the defaults'.",
+        *(
+            f"{of_one['experiment']}, {of_one['seeds']} seed(s): {100 * of_one['base']['error']:.2f} % and "
+            f"{of_one['base']['bytes']:.0f} bytes; among those seeds the defaults' error has a standard deviation of "
+            f"{100 * of_one['base']['error_sd']:.2f} points."
+            for of_one in effects
+        ),
+    ]
 
 
 def _page(

@@ -1,7 +1,7 @@
 """Measures what each open reading of the paper changes: test error and file size, by default of LeNet-5 on MNIST.
 
-Writes results/assumptions.json, from which `python -m matlab_parity.tables` fills the column of effects in
-matlab_parity/ASSUMPTIONS.md.  Killed, it goes on where it was.  About 30 runs for each seed.
+Writes results/assumptions/<experiment>.json; `python -m matlab_parity.tables` fills the column of effects in
+matlab_parity/ASSUMPTIONS.md from there.  Killed, it goes on where it was.  About 30 runs for each seed.
 """
 
 import argparse
@@ -11,8 +11,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from clipq.errors import ClipqError
+from clipq.atomic_file import write_text
 from matlab_parity.effects import QUICK, measure_effects
+from scripts.mnist_runs import exit_code, without_folders
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 
@@ -25,22 +26,22 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=3, help="runs of each reading")
     parser.add_argument("--quick", action="store_true", help="short training and search: rough figures")
     parser.add_argument("--folder", type=Path, help="where the runs go; default results/assumptions/<experiment>")
-    parser.add_argument("--out", type=Path, default=RESULTS / "assumptions.json")
     options = parser.parse_args()
+    return exit_code(lambda: measure(options))
+
+
+def measure(options: argparse.Namespace) -> None:
     overrides = dict(QUICK) if options.quick else {}
     for key, value in (("network.weights", options.weights), ("data.data_dir", options.data_dir)):
         if value:
             overrides[key] = value
     name = options.experiment + ("-quick" if options.quick else "")
     folder = options.folder or RESULTS / "assumptions" / name
-    try:
-        effects = measure_effects(options.experiment, range(options.seeds), folder, overrides)
-    except ClipqError as error:
-        print(error, file=sys.stderr)
-        return 1
-    options.out.write_text(json.dumps(effects, indent=1) + "\n", encoding="utf-8")
-    print(f"{options.out}; now run: python -m matlab_parity.tables")
-    return 0
+    effects = measure_effects(options.experiment, range(options.seeds), folder, overrides)
+    effects["provenance"]["command"] = without_folders(effects["provenance"]["command"])
+    out = RESULTS / "assumptions" / f"{options.experiment}.json"
+    write_text(out, json.dumps(effects, indent=1) + "\n")
+    print(f"{out}; now run: python -m matlab_parity.tables")
 
 
 if __name__ == "__main__":

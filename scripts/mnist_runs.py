@@ -107,7 +107,7 @@ def exit_code(work: Callable[[], None]) -> int:
     """Does the work; errors and interruptions in a line on stderr."""
     try:
         work()
-    except ClipqError as error:
+    except (ClipqError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:

@@ -87,11 +87,12 @@ def test_reference_files_say_what_they_are() -> None:
 
 def test_measured_effects_are_shown(tmp_path: Path) -> None:
     base = {"error": 0.0100, "error_sd": 0.0004, "bytes": 20_000.0}
-    variants = {"A01 all_weights": {"error": 0.0112, "bytes": 19_000.0}}
-    path = tmp_path / "assumptions.json"
-    path.write_text(json.dumps({"base": base, "variants": variants, "seeds": 3, "experiment": "mnist_lenet5"}))
-    page = assumptions_page(read_effects(path))
-    assert "all_weights: +0.12 points, -5.0 %" in page
-    assert "means over 3 seed(s) of mnist_lenet5" in page
+    for network, size in (("lenet300100", 21_000.0), ("lenet5", 19_000.0)):
+        variants = {"A01 all_weights": {"error": 0.0112, "bytes": size}}
+        effects = {"base": base, "variants": variants, "seeds": 3, "experiment": network}
+        (tmp_path / f"{network}.json").write_text(json.dumps(effects))
+    page = assumptions_page(read_effects(tmp_path))
+    assert "all_weights: +0.12 points and +5.0 % (lenet300100), +0.12 points and -5.0 % (lenet5)" in page
+    assert "lenet5, 3 seed(s): 1.00 % and 20000 bytes" in page
     assert "round: not measured yet" in page
-    assert read_effects(tmp_path / "none.json") is None
+    assert "Effects: not measured yet" in assumptions_page(read_effects(tmp_path / "none"))

@@ -76,7 +76,8 @@ def results(tmp_path: Path) -> Path:
         "experiment": "mnist_lenet5", "overrides": {}, "seeds": 3, "provenance": ORIGIN,
         "base": {"error": 0.0100, "error_sd": 0.0005, "bytes": 10_000.0},
         "variants": {
-            "A01 all weights": {"error": 0.0130, "bytes": 10_100}, "A08 wide": {"error": 0.0100, "bytes": 15_000},
+            "A01 all weights": {"error": 0.0130, "error_sd": 0.001, "bytes": 10_100},
+            "A08 wide": {"error": 0.0100, "error_sd": 0.0, "bytes": 15_000},
         },
     }  # fmt: skip
     sizes = {"provenance": ORIGIN, "stand_in": "made", "networks": [network("AlexNet", 243.9e6, 4.5e6)]}
@@ -101,8 +102,8 @@ def results(tmp_path: Path) -> Path:
     }  # fmt: skip
     contents = {
         "codec/benchmark.json": {"provenance": ORIGIN, "sets": [made]}, "codec/fuzz.json": fuzz,
-        "mnist/run.json": mnist, "claims/lenet5.json": claims(), "speed/cpu.json": speed, "assumptions.json": effects,
-        "paper_sizes/paper_sizes.json": sizes,
+        "mnist/run.json": mnist, "claims/lenet5.json": claims(), "speed/cpu.json": speed,
+        "assumptions/mnist_lenet5.json": effects, "paper_sizes/paper_sizes.json": sizes,
     }  # fmt: skip
     for name, content in contents.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -155,8 +156,8 @@ def test_what_was_changed_by_hand_is_found(results: Path):
 
 
 def test_a_file_that_is_not_json_is_named(results: Path):
-    (results / "assumptions.json").write_text("{")
-    with pytest.raises(DataError, match=r"assumptions\.json: not JSON"):
+    (results / "assumptions" / "mnist_lenet5.json").write_text("{")
+    with pytest.raises(DataError, match=r"mnist_lenet5\.json: not JSON"):
         outdated(results, PAGES)
 
 
@@ -170,7 +171,7 @@ def test_what_the_pages_say(results: Path):
         )
         assert "| AlexNet | 4.5 MB | 4 | 0.62 | 0.81 | < 0.5 | 0.62 |" in text
     assert "| 0.5 | **3.00** / **1.50** | 6.00 / **3.00** |" in sizes and "-0.99 %" in sizes
-    assert "A01 all weights changes the error most (+0.30 points) and A08 wide the size (+50.0 %)" in index
+    assert "A01 all weights changes the error most (+0.30 points, mnist_lenet5) and A08 wide the size (+50.0 %" in index
     assert "LeNet-5 17 times smaller at 4.50 % error (dense 4.00 %; 1 seed)" in index, "12,036 bytes to 700"
     assert "on LeNet-5 2.00 ± 1.00 % error in parallel" in index and "30 % (LeNet-5)" in index
     assert "| LeNet-5 | one after the other | 2.00 ± 1.00 % | 400 | 100 | 2 |" in index
