@@ -132,7 +132,8 @@ class Plan:
 def _plan(
     sizes: tuple[int, ...], n_codes: int, aligned: bool, dtype: torch.dtype, device: torch.device, stream: int
 ) -> Plan:
-    return Plan(sizes, n_codes, aligned, dtype, device)
+    with torch.inference_mode(False):  # whoever comes first; its memory is written to in any mode
+        return Plan(sizes, n_codes, aligned, dtype, device)
 
 
 def _captured(start: Callable[[], None]) -> torch.cuda.CUDAGraph:

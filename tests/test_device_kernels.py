@@ -86,6 +86,24 @@ def test_a_sample_that_misleads_changes_nothing() -> None:
     assert interpreted(MISLED) == "True"
 
 
+#: First where nothing may be learned, as in a validation, then in a training.
+MODES = """
+import torch
+from clipq.device_step import learn_step
+from clipq.quantized_net import LayerSetting
+x, theta = torch.linspace(-1, 1, 1000).sin(), LayerSetting(0.5, 3)
+with torch.inference_mode():
+    first = learn_step([x], [theta]).layer(0, 3).codes.tolist()
+print(learn_step([x], [LayerSetting(0.9, 3)]).layer(0, 3).codes.tolist() != first)
+print(learn_step([x], [theta]).layer(0, 3).codes.tolist() == first)
+"""
+
+
+def test_a_plan_serves_in_every_mode() -> None:
+    pytest.importorskip("triton")
+    assert interpreted(MODES) == "True\nTrue"
+
+
 def interpreted(code: str) -> str:
     """What the code prints, its kernels run by Triton's interpreter."""
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
