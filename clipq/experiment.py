@@ -55,6 +55,11 @@ class DataConfig:
     def __post_init__(self) -> None:
         if self.shift < 0:
             raise SettingError(f"data option shift: expected >= 0, got {self.shift}")
+        if self.shift and self.dataset in ("cifar10", "cifar100", "imagenet"):
+            raise SettingError(
+                f"data option shift: expected 0 for {self.dataset}, whose [data.images] has pad and augmentation, got "
+                f"{self.shift}"
+            )
 
 
 @dataclass(frozen=True)

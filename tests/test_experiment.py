@@ -117,6 +117,7 @@ def test_overrides(tmp_path: Path):
         ("[train]\nlr = -1", r"mine\.toml: \[train\]: training option lr: expected > 0, got -1\.0"),
         ("[conventions]\npartition = 'both'", r"conventions\.partition: expected one of .*'joined'.*got 'both'"),
         ("[conventions]\nclip_value = 'quantile'", r"\[conventions\]: .*A03"),
+        ('[data]\ndataset = "cifar10"\nshift = 2', r"shift: expected 0 for cifar10, .*, got 2"),
         ("[run]\nseed = -1", r"\[run\]: seed: expected >= 0, got -1"),
         ("[experiment]\nname = '../x'", r"\[experiment\]: name: expected letters"),
         ("[train", r"mine\.toml: not TOML"),
