@@ -23,6 +23,7 @@ import torch
 
 ROW = 4096  # weights
 BLOCK = 1024  # rows whose intermediate results stay in the cache
+LARGE = 256  # rows of a layer whose sums many would wait for
 LANES = 256  # sums of each code, that neighbouring weights do not wait for the same one
 BINS = 1 << 16  # values of a digit: 16 bits
 _INFINITE = {torch.float32: 0x7F80, torch.float64: 0x7FF0}  # the first digit of Inf, and at most that of NaN
@@ -33,8 +34,8 @@ class Layout:
 
     first_row: of each layer, and the end.
     layer: int64 [rows], of each row.  number: the same, int32 [rows, 1].
-    n, start, room: int64 [L], the weights of each layer, its first row, and the bits of a number of which twice as
-        many as share a lane may be added up.
+    n, start, room: int64 [L], the weights of each layer, its first row, and the bits of a number of which as many as
+        share a lane may be added up; of large layers twice as many, and those of a row.
     in_place: layers that fill whole blocks or more of whole rows, and are not copied.
     """
 
@@ -43,7 +44,8 @@ class Layout:
         rows = [max(1, -(-n // ROW)) for n in sizes]
         self.first_row = [sum(rows[:i]) for i in range(len(rows) + 1)]
         self.in_place = [n % ROW == 0 and n >= BLOCK * ROW for n in sizes]
-        room = [min(49, 61 - (n * ROW // LANES).bit_length()) for n in rows]
+        spare = [(n * ROW // LANES).bit_length() for n in rows]
+        room = [min(49, 61 - s) if n >= LARGE else 62 - s for n, s in zip(rows, spare, strict=True)]
         given = torch.tensor([rows, sizes, self.first_row[:-1], room]).to(device, non_blocking=True)
         self.layer = torch.repeat_interleave(given[0], output_size=self.first_row[-1])
         self.number = self.layer.int()[:, None]

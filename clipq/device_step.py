@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from clipq import device_rows
 from clipq import device_step_kernels as kernels
 from clipq.device_rows import LANES, ROW, layout
 from clipq.device_weights import DeviceLayers, Numbers
@@ -44,14 +45,18 @@ def learn_step(weights: Sequence[torch.Tensor], settings: Sequence[LayerSetting]
     plan = _plan(tuple(x.numel() for x in weights), n_codes, aligned, like.dtype, like.device, stream)
     n_rows = plan.rows.first_row[-1]
     quantized, codes = like.new_empty(n_rows, ROW), like.new_empty(n_rows, ROW, dtype=torch.uint8)
-    results = like.new_empty(n_layers * (n_codes + 6 + n_codes // 2), dtype=torch.int64)
+    results = like.new_empty(sum(_sizes(n_layers, n_codes)), dtype=torch.int64)
     plan.run([quantized.data_ptr(), codes.data_ptr(), results.data_ptr(), *addresses], settings)
     return DeviceLayers(range(n_layers), plan.rows, quantized, codes, partial(_numbers, results, n_layers, n_codes))
 
 
+def _sizes(n_layers: int, n_codes: int) -> list[int]:
+    """Of counts, sides and levels, which lie one behind the other, in words of 8 bytes."""
+    return [n_layers * n_codes, n_layers * 6, n_layers * n_codes // 2]
+
+
 def _numbers(results: torch.Tensor, n_layers: int, n_codes: int) -> Numbers:
-    """They lie one behind the other: counts, sides, levels."""
-    counts, sides, levels = results.split([n_layers * n_codes, n_layers * 6, n_layers * n_codes // 2])
+    counts, sides, levels = results.split(_sizes(n_layers, n_codes))
     levels, counts = levels.view(torch.float32).view(n_layers, -1), counts.view(n_layers, -1)
     return Numbers(levels[:, 1:], counts[:, 1:], sides.view(torch.float64).view(6, -1))
 
@@ -98,8 +103,8 @@ class Plan:
             else:
                 self._start()
                 self._uses += 1
-            if self._uses == USES and not self._graph and self._like.is_cuda:
-                self._graph = _captured(self._start)
+                if self._uses == USES and self._like.is_cuda:
+                    self._graph = _captured(self._start)
 
     def _start(self) -> None:
         n_layers, n_rows, n_codes = self._b.numel(), self.rows.first_row[-1], self._n_codes
@@ -119,7 +124,15 @@ class Plan:
         )  # fmt: skip
         sums = (self._scale, self._sums, self._counts)
         kernels.assign[(n_rows * ASSIGNED["PARTS"],)](
-            *by_part, self._p, self._bounds, *sums, N=n_codes, LANES=LANES, ALIGNED=self._aligned, **ASSIGNED
+            *by_part,
+            self._p,
+            self._bounds,
+            *sums,
+            N=n_codes,
+            LARGE=device_rows.LARGE * ROW,
+            LANES=LANES,
+            ALIGNED=self._aligned,
+            **ASSIGNED,
         )
         kernels.average[(n_layers, n_codes)](
             self._table, self._seen, *sums, self._middles, n_layers, N=n_codes, LANES=LANES, num_warps=4,

@@ -202,12 +202,13 @@ def partition(table, b, room, state, seen, scale, bounds, middles, n_layers, N: 
 @triton.jit
 def assign(
     table, n, start, layer_of, like, state, p, bounds, scale, sums, counts,
-    N: tl.constexpr, LANES: tl.constexpr, ALIGNED: tl.constexpr, PARTS: tl.constexpr, SIZE: tl.constexpr,
+    N: tl.constexpr, LARGE: tl.constexpr, LANES: tl.constexpr, ALIGNED: tl.constexpr, PARTS: tl.constexpr,
+    SIZE: tl.constexpr,
 ):  # fmt: skip
     """The codes of a part; in its lane of each code the number and, in fixed point, the sum of its weights.
 
-    Where most weights are kept, codes that occur often are summed by all threads: additions to memory would wait for
-    each other.
+    In layers of LARGE weights and more, where most are kept, codes that occur often are summed by all threads:
+    additions to memory would wait for each other.
     """
     part = tl.program_id(0)
     layer, column = tl.load(layer_of + part // PARTS), tl.arange(0, SIZE)
@@ -226,7 +227,7 @@ def assign(
     tl.atomic_add(counts + place + tl.arange(0, each), number, mask=tl.arange(0, each) < N, sem="relaxed")
     units = (x.to(tl.float64) * tl.load(scale + layer)).to(tl.int64)
     if N <= 32:  # noqa: SIM102 (Triton decides it where it compiles)
-        if tl.load(p + layer) < FEW:
+        if (tl.load(p + layer) < FEW) & (tl.load(n + layer) >= LARGE):
             often = tl.sum((number * OFTEN > SIZE).to(tl.int32) << tl.arange(0, 32))
             for which in range(1, N):
                 if (often >> which) & 1:

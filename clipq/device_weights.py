@@ -3,7 +3,7 @@
 No number comes back to the host, no size depends on a value, and the operations are as many for any number of layers
 that fit in a block (``device_rows``); each further block takes some thirty more.  Magnitudes are selected by counting
 16 bits of their binary form at a time.  Means are summed in fixed point, to 2^-43 of the layer's largest weight in the
-largest layers and to 2^-49 in small ones.
+largest layers and to 2^-57 in small ones.
 
 Weights with NaN or Inf among them give NaN for all of their layer's quantized weights: the loss, which a training
 reads anyway, tells.
