@@ -49,12 +49,7 @@ class KernelRows(DeviceRows):
         return None
 
     def _write_block(self, rows: slice, values: torch.Tensor) -> None:
-        write(self.codes[rows], self.layout.number[rows], values, self.quantized[rows])
-
-
-def write(codes: torch.Tensor, layer_of: torch.Tensor, values: torch.Tensor, quantized: torch.Tensor) -> None:
-    """Gives every weight, [rows, ROW], its code's value, of its layer's [L, codes]."""
-    _run(_write, codes, layer_of, values, quantized, values.shape[1])
+        _run(_write, self.codes[rows], self.layout.number[rows], values, self.quantized[rows], values.shape[1])
 
 
 def _run(kernel: Any, by_row: torch.Tensor, *others: torch.Tensor | int, **constants: int) -> None:

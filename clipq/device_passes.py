@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from itertools import product
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
 from clipq.conventions import Conventions
 from clipq.device_rows import DeviceRows
+from clipq.proved import unless_it_fails
 from clipq.quantized_net import LayerSetting
 
 #: ``device_weights.learn_by``: (what passes over the weights, weights, settings, conventions) -> layers.
 Learn = Callable[..., Any]
 #: ``device_weights.learn_together`` for the default readings: (weights, settings) -> layers.
 Step = Callable[..., Any]
-T = TypeVar("T")
 
 _OTHER = Conventions(clip_scope="all_weights", clip_value="midpoint", partition="joined", clip_ties="keep")
 
@@ -39,6 +38,8 @@ def _runs_kernels(device: torch.device, dtype: torch.dtype) -> bool:
 
 @cache
 def _kernels(device: torch.device, learn_by: Learn) -> type[DeviceRows] | None:
+    """Waits for the device, at its first use only."""
+
     def proved() -> type[DeviceRows] | None:
         from clipq.device_kernels import KernelRows
 
@@ -47,35 +48,29 @@ def _kernels(device: torch.device, learn_by: Learn) -> type[DeviceRows] | None:
         )
         return KernelRows if same else None
 
-    return _unless_it_fails(proved, device)
+    return unless_it_fails(proved, _without_triton(device))
 
 
 @cache
 def _step(device: torch.device, learn_by: Learn) -> Step | None:
+    """Waits for the device, at its first use only."""
+
     def proved() -> Step | None:
         from clipq.device_step import learn_step
 
-        def by_default(weights: Any, settings: Any, conventions: Conventions) -> Any:
-            return learn_step(weights, settings)
-
-        same = gives_the_same(by_default, partial(learn_by, DeviceRows), device, (Conventions(),))
+        same = gives_the_same(
+            lambda weights, settings, _: learn_step(weights, settings),
+            partial(learn_by, DeviceRows),
+            device,
+            (Conventions(),),
+        )
         return learn_step if same else None
 
-    return _unless_it_fails(proved, device)
+    return unless_it_fails(proved, _without_triton(device))
 
 
-def _unless_it_fails(proved: Callable[[], T | None], device: torch.device) -> T | None:
-    """Silently nothing without Triton.  Waits for the device, at its first use only."""
-    try:
-        found = proved()
-        reason = None if found else "they give other results"
-    except ImportError:
-        return None
-    except Exception as error:  # whatever a compiler or a driver may raise
-        found, reason = None, str(error)
-    if reason:
-        warnings.warn(f"pruning-quantization on {device} goes without Triton's kernels: {reason}", stacklevel=3)
-    return found
+def _without_triton(device: torch.device) -> str:
+    return f"pruning-quantization on {device} goes without Triton's kernels"
 
 
 @torch.no_grad()

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from clipq.host_part import Gap, Part
+from clipq.proved import unless_it_fails
 
-T = TypeVar("T")
+WITHOUT_NUMBA = "pruning-quantization goes without Numba's kernels"
 
 
 @cache
@@ -23,21 +22,7 @@ def part_kind(dtype: np.dtype) -> type[Part]:
 
         return CompiledPart if gives_the_same(CompiledPart, dtype.type) else None
 
-    return unless_it_fails(proved) or Part
-
-
-def unless_it_fails(proved: Callable[[], T | None]) -> T | None:
-    """What is proved to give NumPy's results; without Numba, or what that needs, silently nothing."""
-    try:
-        found = proved()
-        reason = None if found else "they give other results"
-    except ImportError:
-        return None
-    except Exception as error:  # whatever a compiler may raise
-        found, reason = None, str(error)
-    if reason:
-        warnings.warn(f"pruning-quantization goes without Numba's kernels: {reason}", stacklevel=3)
-    return found
+    return unless_it_fails(proved, WITHOUT_NUMBA) or Part
 
 
 def gives_the_same(kind: type[Part], number: Any) -> bool:

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from clipq.host_passes import unless_it_fails
+from clipq.host_passes import WITHOUT_NUMBA
 from clipq.learned_layer import LearnedLayer
+from clipq.proved import unless_it_fails
 from clipq.quantized_net import LayerSetting
 
 Step = Callable[..., LearnedLayer | None]
@@ -28,7 +29,7 @@ def layer_step(dtype: torch.dtype, generally: Callable[..., LearnedLayer]) -> St
 
         return learn_layer if learns_the_same(learn_layer, generally, dtype) else None
 
-    return unless_it_fails(proved)
+    return unless_it_fails(proved, WITHOUT_NUMBA)
 
 
 def learns_the_same(step: Step, generally: Callable[..., LearnedLayer], dtype: torch.dtype) -> bool:

@@ -88,7 +88,8 @@ ASSUMPTIONS = Page(
     folder="assumptions",
     title="What the open readings change",
     sources=("assumptions/*.json",),
-    command="python scripts/measure_assumptions.py --quick --experiment mnist_lenet5",
+    command="python scripts/measure_assumptions.py --quick --experiment mnist_lenet300100 --weights FILE && "
+    "python scripts/measure_assumptions.py --quick --experiment mnist_lenet5 --weights FILE",
     headline=_headline,
     summary=_summary,
     body=_body,
