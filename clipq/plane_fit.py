@@ -135,6 +135,11 @@ class _Kept(NamedTuple):
         kernels = self.shape[1] // kernel
         return [*counts, np.bincount(row * kernels + column // kernel, minlength=self.shape[0] * kernels)]
 
+    def values(self, plane: Plane, chosen: np.ndarray | None) -> np.ndarray:
+        """How many of those chosen have each value."""
+        value = plane.value(self.magnitude)
+        return np.bincount(value if chosen is None else value[chosen], minlength=256)
+
 
 def _start(plane: Plane, kept: _Kept, grid: Grid) -> PlaneSetting:
     """Mean and priors of a plane; with all features switched on, if it is worth modelling, so that they are fitted."""
@@ -155,8 +160,11 @@ def _start(plane: Plane, kept: _Kept, grid: Grid) -> PlaneSetting:
         else [np.full(rows, columns), np.full(columns, rows), np.full(ones[2].size, grid.kernel)]
     )
     row, column, kernel = (_prior(some, of, k / n) for some, of in zip(ones, every, strict=True))
-    switched_on = dict.fromkeys(FeatureNumbers(len(grid.offsets)).allowed(plane.kind, grid.kernel), 1)
-    return PlaneSetting(None, mean, mean, (row, column, kernel), switched_on)
+    value = 15
+    if plane.looks_at == "value":
+        value = _prior(kept.values(plane, chosen), kept.values(plane, members), k / n)
+    switched_on = dict.fromkeys(FeatureNumbers(len(grid.offsets)).allowed(plane, grid.kernel), 1)
+    return PlaneSetting(None, mean, mean, (row, column, kernel, value), switched_on)
 
 
 def entropy_bits(k: int, n: int) -> float:

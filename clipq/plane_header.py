@@ -76,14 +76,14 @@ def pack_head(grid: Grid, largest: int, settings: Sequence[PlaneSetting], lanes:
         out.bits(offset - 1, (grid.columns - 2).bit_length())
     numbers = FeatureNumbers(len(grid.offsets))
     for plane, setting in zip(planes(largest), settings, strict=True):
-        _pack_setting(out, setting, numbers, numbers.allowed(plane.kind, grid.kernel))
+        _pack_setting(out, setting, numbers, numbers.allowed(plane, grid.kernel))
     return out.text
 
 
 def setting_size(setting: PlaneSetting, grid: Grid, plane: Plane) -> int:
     """Bits of a plane's setting."""
     out, numbers = BitWriter(), FeatureNumbers(len(grid.offsets))
-    _pack_setting(out, setting, numbers, numbers.allowed(plane.kind, grid.kernel))
+    _pack_setting(out, setting, numbers, numbers.allowed(plane, grid.kernel))
     return len(out.text)
 
 
@@ -101,7 +101,7 @@ def _pack_setting(out: BitWriter, s: PlaneSetting, numbers: FeatureNumbers, allo
         return
     out.signed((s.bias - s.mean) // LOG_ODDS_STEP, _BIAS_ORDER)
     for number, prior in enumerate(s.priors):
-        if {number, numbers.parent_statistic(number)} & s.weights.keys():
+        if numbers.statistics(number) & s.weights.keys():
             out.bits(prior, 4)
     for _, weight in sorted(s.weights.items()):
         out.bits(weight < 0, 1)
@@ -146,7 +146,7 @@ def read_head(
         reader.invalid(f"neighbour offsets: expected 1 to {columns - 1}, got {offsets}")
     numbers = FeatureNumbers(n_offsets)
     settings = [
-        _read_setting(reader, bits, numbers, numbers.allowed(plane.kind, kernel), f"plane {plane.kind}")
+        _read_setting(reader, bits, numbers, numbers.allowed(plane, kernel), f"plane {plane.kind}")
         for plane in planes(largest)
     ]
     return Grid(rows, columns, kernel, offsets, slab_rows, pace), settings, lanes
@@ -170,12 +170,11 @@ def _read_setting(
         bias = mean + bits.signed(_BIAS_ORDER, f"{what}: bias") * LOG_ODDS_STEP
     if max(abs(mean), abs(bias)) > S_MAX:
         reader.invalid(f"{what}: expected mean and bias from {-S_MAX} to {S_MAX}, got {mean}, {bias}")
-    row, column, of_kernel = (
-        bits.bits(4, f"{what}: prior") if {number, numbers.parent_statistic(number)} & set(chosen) else 0
-        for number in range(3)
+    row, column, of_kernel, value = (
+        bits.bits(4, f"{what}: prior") if numbers.statistics(number) & set(chosen) else 0 for number in range(4)
     )
     weights = {k: _read_weight(reader, bits, what) for k in chosen}
-    return PlaneSetting(None, mean, bias, (row, column, of_kernel), weights)
+    return PlaneSetting(None, mean, bias, (row, column, of_kernel, value), weights)
 
 
 def _read_weight(reader: ByteReader, bits: BitReader, what: str) -> int:

@@ -16,6 +16,7 @@ from functools import lru_cache
 import numpy as np
 
 from clipq.integer_log import PROBABILITY_BITS, integer_log2, logistic
+from clipq.plane_order import Plane
 
 WEIGHT_BITS = 4
 #: A neighbour that is a one and one that is a zero differ by this much in a neighbour feature.
@@ -30,14 +31,14 @@ class PlaneSetting:
     constant: 0 or 1 where all decisions are that, otherwise None.
     mean: log odds of the plane's mean; where row and column statistics start from.
     bias: log odds of a decision whose features are all 0.
-    priors: a mean's worth of 2^prior decisions is added to the statistics of rows, columns and kernels, 0..15.
+    priors: a mean's worth of 2^prior decisions is added to the statistics of rows, columns, kernels and values, 0..15.
     weights: feature number -> weight in 1/16, not 0.
     """
 
     constant: int | None = None
     mean: int = 0
     bias: int = 0
-    priors: tuple[int, int, int] = (0, 0, 0)
+    priors: tuple[int, int, int, int] = (0, 0, 0, 0)
     weights: dict[int, int] = field(default_factory=dict)
 
 
@@ -50,31 +51,37 @@ class FeatureNumbers:
     row = 0
     column = 1
     kernel = 2
+    value = 3
 
     def neighbour(self, k: int) -> int:
-        return 3 + k
+        return 4 + k
 
     @property
     def likeness(self) -> int:
-        return 3 + self.d
+        return 4 + self.d
 
     def parent_statistic(self, number: int) -> int:
         """Of the parent's decisions what feature ``number``, 0 to 2, is of the plane's own."""
-        return 4 + self.d + number
+        return 5 + self.d + number
+
+    def statistics(self, number: int) -> set[int]:
+        """The features that are statistics of rows (0), columns (1), kernels (2) or values (3)."""
+        return {number, self.parent_statistic(number)} if number < self.value else {number}
 
     def parent_neighbour(self, k: int) -> int:
-        return 7 + self.d + k
+        return 8 + self.d + k
 
     @property
     def size(self) -> int:
-        return 7 + 2 * self.d
+        return 8 + 2 * self.d
 
-    def allowed(self, kind: str, kernel: int) -> list[int]:
-        """The features that a plane of this kind may have: the mask has no parent."""
-        without = set() if kind == "sign" else {self.likeness, self.size}
+    def allowed(self, plane: Plane, kernel: int) -> list[int]:
+        """The features that a plane may have: the mask has no parent, and only in some planes do values differ."""
+        without = set() if plane.kind == "sign" else {self.likeness}
+        without |= {"": {self.size, self.value}, "size": {self.value}, "value": {self.size}}[plane.looks_at]
         if kernel == 1:
             without |= {self.kernel, self.parent_statistic(self.kernel)}
-        return [k for k in range(self.likeness if kind == "mask" else self.size + 1) if k not in without]
+        return [k for k in range(self.likeness if plane.kind == "mask" else self.size + 1) if k not in without]
 
     def is_progressive(self, number: int) -> bool:
         """Whether a feature changes while the plane is being coded."""
@@ -82,7 +89,7 @@ class FeatureNumbers:
 
 
 class Statistics:
-    """Ones and decisions so far in each row, column or kernel, and their log odds relative to the plane's mean."""
+    """Ones and decisions so far in each row (column, ...), and their log odds relative to the plane's mean."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -90,7 +97,7 @@ class Statistics:
         self._before = self._ones[None], self._all[None]
 
     def add(self, places: np.ndarray, ones: np.ndarray) -> None:
-        """Counts decisions at ``places`` (rows, columns or kernels), of which those with ``ones`` are ones."""
+        """Counts decisions at ``places`` (rows, columns, ...), of which those with ``ones`` are ones."""
         some, every = self._counts(places, ones)
         self._ones, self._all = self._ones + some, self._all + every
 

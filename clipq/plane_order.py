@@ -21,16 +21,26 @@ PHASES = 1 << _GROUP_BITS
 #: What a grid's ``pace`` says: how many phases make up a run of a plane but the mask, and how many are between two
 #: times at which rows are compared.
 PACES = ((1, 1), (1, 2), (2, 2), (2, 4))
+#: Largest magnitudes from here on are so many that their values tell more than their sizes.
+LARGE = 1 << 4
 #: A run of a plane has at least this many decisions, but for the last one.
 LEAST_RUN = 64
 
 
 class Plane(NamedTuple):
-    """A plane: ``kind`` is mask, above, bit or sign; ``e`` and ``r`` as in ``planes``."""
+    """A plane: ``kind`` is mask, above, bit or sign; ``e`` and ``r`` as in ``planes``.
+
+    looks_at: what it looks at of magnitudes that are known to differ: nothing, their ``size`` or their ``value``.
+    """
 
     kind: str
     e: int
     r: int
+    looks_at: str = ""
+
+    def value(self, magnitude: np.ndarray) -> np.ndarray:
+        """What is known of these magnitudes, whose bits from ``r`` down are not: a number for each."""
+        return magnitude if self.kind == "sign" else magnitude >> self.r + 1
 
 
 def planes(largest: int) -> list[Plane]:
@@ -42,18 +52,20 @@ def planes(largest: int) -> list[Plane]:
     top = max(largest, 1).bit_length()
     above = [Plane("above", e, 0) for e in range(1, top)]
     bits = [Plane("bit", e, r) for e in range(1, top) for r in range(e - 1, -1, -1) if (1 << e) + (1 << r) <= largest]
-    return [Plane("mask", 0, 0), *above, *bits, Plane("sign", 0, 0)]
+    if largest >= LARGE:
+        bits = [bit._replace(looks_at="value" if bit.r < bit.e - 1 else "") for bit in bits]
+    return [Plane("mask", 0, 0), *above, *bits, Plane("sign", 0, 0, "value" if largest >= LARGE else "size")]
 
 
 def parents(every: list[Plane]) -> list[int | None]:
     """For each plane the number of the one whose decisions say what it decides for; None for the mask."""
-    number = {plane: i for i, plane in enumerate(every)}
+    number = {(plane.kind, plane.e): i for i, plane in enumerate(every)}
 
     def parent(plane: Plane) -> int | None:
         if plane.kind == "mask":
             return None
         e = {"above": plane.e - 1, "bit": plane.e, "sign": 0}[plane.kind]
-        return number[Plane("above", e, 0)] if e else 0
+        return number["above", e] if e else 0
 
     return [parent(plane) for plane in every]
 

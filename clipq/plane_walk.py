@@ -15,6 +15,9 @@ from clipq.plane_likeness import Likeness
 from clipq.plane_model import WEIGHT_BITS, FeatureNumbers, PlaneSetting, Statistics, neighbour_values
 from clipq.plane_order import PACES, Grid, Items, Run, parents, planes, slab_items
 
+#: The feature "size" of each magnitude.
+SIZES = np.array([256 * min(max(m.bit_length() - 1, 0), 3) for m in range(256)], np.int32)
+
 
 class Decisions(Protocol):
     """Where decisions come from, or go to."""
@@ -45,6 +48,7 @@ class PlaneWalk:
         self.numbers = FeatureNumbers(len(grid.offsets))
         self._parents = parents(self.planes)
         self.columns = [Statistics(grid.columns) for _ in self.planes]
+        self.values = [Statistics(plane.value(np.array(2 * largest)).item() + 1) for plane in self.planes]
         self.kernels = grid.columns // grid.kernel
 
     def slab(self, rows: int, decisions: Decisions, last: bool) -> tuple[Items, np.ndarray, np.ndarray]:
@@ -52,11 +56,12 @@ class PlaneWalk:
         every = slab_items(self.grid, rows)
         known = [_Known(self, number, rows) for number in range(len(self.planes))]
 
-        def take(number: int, items: Items, size: np.ndarray | None = None) -> np.ndarray:
+        def take(number: int, items: Items, magnitude: np.ndarray | None = None) -> np.ndarray:
             parent, constant = self._parents[number], self.settings[number].constant
             if constant is not None:
                 return np.full(items.at.size, bool(constant))
-            view = View(known[number], None if parent is None else known[parent], items, size)
+            value = None if magnitude is None else self.planes[number].value(magnitude)
+            view = View(known[number], None if parent is None else known[parent], items, value)
             return decisions.take(view, last)
 
         kept = every.where(take(0, every))
@@ -72,17 +77,18 @@ class PlaneWalk:
             elif plane.kind == "bit":
                 magnitude = np.left_shift(1, exponent, dtype=np.int32) if magnitude is None else magnitude
                 chosen = exponent == plane.e
-                magnitude[chosen] |= take(number, kept.where(chosen)).astype(np.int32) << plane.r
+                ones = take(number, kept.where(chosen), magnitude[chosen])
+                magnitude[chosen] |= ones.astype(np.int32) << plane.r
         if magnitude is None:
             magnitude = np.left_shift(1, exponent, dtype=np.int32)
-        return kept, magnitude, take(len(self.planes) - 1, kept, np.minimum(exponent, 3).astype(np.int32) << 8)
+        return kept, magnitude, take(len(self.planes) - 1, kept, magnitude)
 
     def wanted(self, number: int) -> _Wanted:
         numbers, own = self.numbers, self.settings[number].weights.keys()
         children = {k for s, p in zip(self.settings, self._parents, strict=True) if p == number for k in s.weights}
         d = range(numbers.d)
         return _Wanted(
-            [k for k in range(3) if k in own or numbers.parent_statistic(k) in children],
+            [k for k in range(4) if k in own or (k < 3 and numbers.parent_statistic(k) in children)],
             any(numbers.neighbour(k) in own or numbers.parent_neighbour(k) in children for k in d),
             numbers.likeness in own,
         )
@@ -95,7 +101,7 @@ class _Known:
         self.walk, self.number, self.rows, self.wanted = walk, number, rows, walk.wanted(number)
         self.mean = walk.settings[number].mean
         kernels = Statistics(rows * walk.kernels if 2 in self.wanted.statistics else 0)
-        self.statistics = [Statistics(rows), walk.columns[number], kernels]
+        self.statistics = [Statistics(rows), walk.columns[number], kernels, walk.values[number]]
         self.of_bit = np.array(neighbour_values(self.mean), np.int16)
         margin, columns = walk.grid.margin, walk.grid.columns
         size = margin + rows * (columns + margin) if self.wanted.neighbours else 0
@@ -129,8 +135,8 @@ class View:
     first, and ``feature`` gives for each item what is known before its run.
     """
 
-    def __init__(self, known: _Known, parent: _Known | None, items: Items, size: np.ndarray | None) -> None:
-        self._known, self._parent, self.items, self._size = known, parent, items, size
+    def __init__(self, known: _Known, parent: _Known | None, items: Items, value: np.ndarray | None) -> None:
+        self._known, self._parent, self.items, self._value = known, parent, items, value
         if known.wanted.likeness:
             known.begin_likeness(items)
         self.number = known.number
@@ -184,7 +190,10 @@ class View:
         self._known.values[self.items.at[part]] = self._known.of_bit.take(ones[part].view(np.int8))
 
     def _places(self, statistic: int, chosen: slice | np.ndarray) -> np.ndarray:
-        """The row, the column or the kernel of these items."""
+        """The row, the column, the kernel or the value of these items."""
+        if statistic == 3:
+            assert self._value is not None
+            return self._value[chosen]
         row, column = self.items.row[chosen], self.items.column[chosen]
         if statistic < 2:
             return column if statistic else row
@@ -261,13 +270,14 @@ class View:
             assert written is not None
             before = written.before[number]
             return before.take(written.run[chosen] * np.int64(before.shape[1]) + self._places(number, chosen))
+        if number == numbers.size:
+            assert self._value is not None
+            return SIZES.take(self._value[chosen])
         if number == numbers.likeness:
             assert written is not None and written.likeness is not None
             return written.likeness[chosen]
         if number < numbers.likeness:
             return self._neighbours_before(number - numbers.neighbour(0), chosen)
-        if number == numbers.size:
-            return np.zeros(1, np.int32) if self._size is None else self._size[chosen]
         assert parent is not None
         if number < numbers.parent_neighbour(0):
             k = number - numbers.parent_statistic(0)

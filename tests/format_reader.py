@@ -175,20 +175,28 @@ class Counts:
         counts[key] = counts.get(key, 0) + 1
 
 
-def read_setting(head, kind, d, kernel):
+def looks_at(kind, e, r, largest):
+    """What a plane may look at of magnitudes that are known in part."""
+    if largest < 16:
+        return "size" if kind == "sign" else None
+    return "value" if kind == "sign" or (kind == "bit" and e - r >= 2) else None
+
+
+def read_setting(head, kind, looks, d, kernel):
     if head.bits(1) == 0:
         if head.bits(1) == 1:
             return {"constant": head.bits(1), "mean": 0}
-        allowed = range(3 + d) if kind == "mask" else range(8 + 2 * d)
-        allowed = [k for k in allowed if kind == "sign" or k not in (3 + d, 7 + 2 * d)]
-        allowed = [k for k in allowed if kernel > 1 or k not in (2, 6 + d)]
+        allowed = range(4 + d) if kind == "mask" else range(9 + 2 * d)
+        allowed = [k for k in allowed if kind == "sign" or k != 4 + d]
+        allowed = [k for k in allowed if (looks == "value" or k != 3) and (looks == "size" or k != 8 + 2 * d)]
+        allowed = [k for k in allowed if kernel > 1 or k not in (2, 7 + d)]
         chosen = [k for k in allowed if head.bits(1)]
     else:
         chosen = []
     t = head.bits(2)
     s = {"constant": None, "mean": 16 * head.signed(1) * 2**t, "features": []}
     s["bias"] = s["mean"] + 16 * head.signed(3) if chosen else s["mean"]
-    s["priors"] = [head.bits(4) if {k, 4 + d + k} & set(chosen) else None for k in range(3)]
+    s["priors"] = [head.bits(4) if {k, 5 + d + k if k < 3 else k} & set(chosen) else None for k in range(4)]
     for k in chosen:
         sign = -1 if head.bits(1) else 1
         s["features"].append((k, sign * (head.exp(3) + 1)))
@@ -208,13 +216,13 @@ def read_planes(data, rows, columns, kernel, largest):
     together, pause = [(1, 1), (1, 2), (2, 2), (2, 4)][head.bits(2)]
     d = head.exp(0)
     offsets = [head.bits((columns - 2).bit_length()) + 1 for _ in range(d)]
-    settings = [read_setting(head, kind, d, kernel) for kind, _, _ in names]
+    settings = [read_setting(head, name[0], looks_at(*name, largest), d, kernel) for name in names]
     last = columns * (rows % slab_rows or slab_rows)
     more = rounded_up(last * mask_rate >> 9) if settings[0]["constant"] is None else 0
     coder = Lanes(head.stream, lanes + more)
     in_mask, in_sign = (lanes, mask_rate), (1, sign_rate)
     magnitude, negative = {}, {}
-    column_counts = [Counts() for _ in names]
+    column_counts, value_counts = [Counts() for _ in names], [Counts() for _ in names]
     for first in range(0, rows, slab_rows):
         height = min(slab_rows, rows - first)
         places = [(i, j) for i in range(height) for j in range(columns)]
@@ -245,19 +253,25 @@ def read_planes(data, rows, columns, kernel, largest):
             counts = (row_counts, column_counts, kernel_counts)[k][number]
             return counts.statistic((i, j, (i, j // kernel))[k], mean, prior)
 
-        def feature(number, parent, k, i, j, size):
+        def value(number, i, j):
+            kind, _, r = names[number]
+            return magnitude.get((first + i, j), 0) >> (r + 1 if kind == "bit" else 0)
+
+        def feature(number, parent, k, i, j):
             s = settings[number]
             if k < 3:
                 return statistic(number, k, i, j, s["mean"], s["priors"][k])
-            if k < 3 + d:
-                return neighbours(number, i, j, offsets[k - 3])
-            if k == 3 + d:
+            if k == 3:
+                return value_counts[number].statistic(value(number, i, j), s["mean"], s["priors"][3])
+            if k < 4 + d:
+                return neighbours(number, i, j, offsets[k - 4])
+            if k == 4 + d:
                 return likeness(number, i, j)
-            if k == 7 + 2 * d:
-                return 256 * min(3, size.bit_length() - 1)
-            if k < 7 + d:
-                return statistic(parent, k - 4 - d, i, j, settings[parent]["mean"], s["priors"][k - 4 - d])
-            return neighbours(parent, i, j, offsets[k - 7 - d])
+            if k == 8 + 2 * d:
+                return 256 * min(3, value(number, i, j).bit_length() - 1)
+            if k < 8 + d:
+                return statistic(parent, k - 5 - d, i, j, settings[parent]["mean"], s["priors"][k - 5 - d])
+            return neighbours(parent, i, j, offsets[k - 8 - d])
 
         def plane(number, parent, mine):
             s = settings[number]
@@ -265,7 +279,7 @@ def read_planes(data, rows, columns, kernel, largest):
                 return dict.fromkeys(mine, s["constant"])
             result = {}
             runs, stops = [mine], [16]
-            if any(k <= 3 + d for k, _ in s["features"]):
+            if any(k <= 4 + d for k, _ in s["features"]):
                 g = together if number else 1
                 runs, stops = [[]], []
                 for first_phase in range(0, 16, g):
@@ -281,8 +295,7 @@ def read_planes(data, rows, columns, kernel, largest):
             for run, stop in zip(runs, stops, strict=True):
                 q = []
                 for i, j in run:
-                    size = magnitude.get((first + i, j), 0)
-                    total = sum(w * feature(number, parent, k, i, j, size) for k, w in s["features"])
+                    total = sum(w * feature(number, parent, k, i, j) for k, w in s["features"])
                     q.append(logistic(s["bias"] + (total >> 4)))
                 after = len(mine) - len(result) - len(run)
                 for place, one in zip(run, coder.decisions(q, closing, after), strict=True):
@@ -292,6 +305,7 @@ def read_planes(data, rows, columns, kernel, largest):
                     row_counts[number].add(place[0], result[place])
                     column_counts[number].add(place[1], result[place])
                     kernel_counts[number].add((place[0], place[1] // kernel), result[place])
+                    value_counts[number].add(value(number, *place), result[place])
                 if stop // pause > before and names[number][0] == "sign":
                     before = stop // pause
                     compared.update(taken[number])

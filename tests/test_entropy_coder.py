@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clipq import entropy_coder
+from clipq import entropy_coder, plane_coder
 from clipq.byte_reader import ByteReader, InvalidValueError
 from clipq.codebook import pack_codebook
 from clipq.decode_sparse_quantized_net_v2 import decode_sparse_quantized_net_v2, inspect
@@ -141,6 +141,20 @@ def test_rows_columns_and_neighbours_are_made_use_of() -> None:
     data = _section(layer)
     assert data[0] == PLANES
     assert len(data) < 0.7 * _entropy(codes)
+
+
+def test_how_often_each_level_occurs_is_made_use_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of many levels each has a frequency of its own, with either sign; it is learnt from slab to slab."""
+    monkeypatch.setattr(plane_coder, "SLAB_POSITIONS", 6000)
+    rng = np.random.default_rng(0)
+    p = rng.gamma(0.3, size=64)
+    p[0] = p[1:].sum()
+    codes = rng.choice(64, (150, 80), p=p / p.sum()).astype(np.uint8)
+    layer = QuantizedLayer("w", 6, codes, np.linspace(-1, 1, 63, dtype=np.float32))
+    data = _section(layer)
+    assert np.array_equal(_decoded(data, layer), codes)
+    assert format_reader.read_entropy_layer(format_reader.Bytes(data), layer.shape, 6)[0] == codes.reshape(-1).tolist()
+    assert len(data) < 1.06 * _entropy(codes)  # codebook, and what is to be learnt, included
 
 
 @pytest.mark.parametrize("model", [PLANES, PATTERNS])
