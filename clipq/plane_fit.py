@@ -6,6 +6,7 @@ Nothing here has to be repeated when a file is read, so this may use floating po
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ import numpy as np
 from clipq.integer_log import S_MAX
 from clipq.plane_header import LOG_ODDS_STEP, MOST_WEIGHT, mean_size
 from clipq.plane_model import WEIGHT_BITS, FeatureNumbers, PlaneSetting
-from clipq.plane_order import Grid, Plane, planes
+from clipq.plane_order import Grid, Plane, parents, planes
 from clipq.plane_walk import View
 
 MAX_OFFSETS = 6
@@ -27,6 +28,8 @@ _SAMPLES = 2_500
 _WORTH_BITS, _WORTH_SHARE = 11.0, 0.0008
 #: Planes of less information have no features.
 _LEAST_BITS = 600
+#: Statistics that vary by less than this many standard deviations tell too little.
+_CHANCE = 3.0
 _MOST_ITERATIONS = 8
 #: Which features are of use is told by half of the samples, and less exactly.
 _TO_CHOOSE = 20.0
@@ -91,10 +94,12 @@ def decide(plane: Plane, magnitude: np.ndarray) -> np.ndarray:
 def first_settings(magnitude: np.ndarray, negative: np.ndarray, grid: Grid, largest: int) -> list[PlaneSetting]:
     """Means and priors of all planes for a layer's magnitudes (uint8 [R, C]) and negative weights (bool [R, C]).
 
-    Planes that are worth modelling have all features, with any weight.
+    Planes that are worth modelling have all features that may tell something, with any weight.
     """
-    kept = _Kept.of(magnitude, negative)
-    return [_start(plane, kept, grid) for plane in planes(largest)]
+    kept, every = _Kept.of(magnitude, negative), planes(largest)
+    starts = [_start(plane, kept, grid) for plane in every]
+    of_parents = [_CONSTANT if parent is None else starts[parent] for parent in parents(every)]
+    return [start.setting(plane, grid, of) for start, plane, of in zip(starts, every, of_parents, strict=True)]
 
 
 class _Kept(NamedTuple):
@@ -141,17 +146,48 @@ class _Kept(NamedTuple):
         return np.bincount(value if chosen is None else value[chosen], minlength=256)
 
 
-def _start(plane: Plane, kept: _Kept, grid: Grid) -> PlaneSetting:
-    """Mean and priors of a plane; with all features switched on, if it is worth modelling, so that they are fitted."""
+class _Variation(NamedTuple):
+    """How much more the means of rows (or columns, ...) vary than chance has it.
+
+    prior: as log2 of the weight of a statistic's prior, 0..15.  tells: whether it is so much that it may be of use.
+    """
+
+    prior: int
+    tells: bool
+
+
+class _Start(NamedTuple):
+    """What a plane's setting starts from: without features, and how rows, columns, kernels and values vary."""
+
+    plain: PlaneSetting
+    variations: Sequence[_Variation] = (_Variation(15, False),) * 4
+    worth_modelling: bool = False
+
+    def setting(self, plane: Plane, grid: Grid, parent: _Start) -> PlaneSetting:
+        """With features switched on so that they are fitted, where the plane is worth it."""
+        numbers = FeatureNumbers(len(grid.offsets))
+        silent = {k for k in range(4) if not self.variations[k].tells}
+        silent |= {numbers.parent_statistic(k) for k in range(3) if not parent.variations[k].tells}
+        told = [k for k in numbers.allowed(plane, grid.kernel) if k not in silent]
+        if not self.worth_modelling or not told:
+            return self.plain
+        row, column, kernel, value = (variation.prior for variation in self.variations)
+        return replace(self.plain, priors=(row, column, kernel, value), weights=dict.fromkeys(told, 1))
+
+
+_CONSTANT = _Start(PlaneSetting(constant=0))
+
+
+def _start(plane: Plane, kept: _Kept, grid: Grid) -> _Start:
+    """Mean, priors and what varies of a plane."""
     members, chosen = kept.decisions(plane)
     k = kept.size(plane, chosen)
     n = math.prod(kept.shape) if plane.kind == "mask" else kept.size(plane, members)
     if k in (0, n):
-        return PlaneSetting(constant=int(k > 0))
+        return _Start(PlaneSetting(constant=int(k > 0)))
     log_odds = 256 * math.log2((k + 0.4) / (n - k + 0.4))
     mean = _worthwhile_mean(log_odds, k * (n - k) / n)
-    if entropy_bits(k, n) < _LEAST_BITS:
-        return PlaneSetting(None, mean, mean)
+    plain = PlaneSetting(None, mean, mean)
     ones = kept.counts(chosen, grid.kernel)
     rows, columns = kept.shape
     every = (
@@ -159,12 +195,9 @@ def _start(plane: Plane, kept: _Kept, grid: Grid) -> PlaneSetting:
         if plane.kind != "mask"
         else [np.full(rows, columns), np.full(columns, rows), np.full(ones[2].size, grid.kernel)]
     )
-    row, column, kernel = (_prior(some, of, k / n) for some, of in zip(ones, every, strict=True))
-    value = 15
-    if plane.looks_at == "value":
-        value = _prior(kept.values(plane, chosen), kept.values(plane, members), k / n)
-    switched_on = dict.fromkeys(FeatureNumbers(len(grid.offsets)).allowed(plane, grid.kernel), 1)
-    return PlaneSetting(None, mean, mean, (row, column, kernel, value), switched_on)
+    values = [kept.values(plane, of) if plane.looks_at == "value" else np.zeros(1) for of in (chosen, members)]
+    pairs = zip([*ones, values[0]], [*every, values[1]], strict=True)
+    return _Start(plain, [_variation(some, of, k / n) for some, of in pairs], entropy_bits(k, n) >= _LEAST_BITS)
 
 
 def entropy_bits(k: int, n: int) -> float:
@@ -183,14 +216,16 @@ def _worthwhile_mean(log_odds: float, information: float) -> int:
     return min((min(max(round(log_odds / step) * step, -most), most) for step in steps), key=cost)
 
 
-def _prior(ones: np.ndarray, every: np.ndarray, p: float) -> int:
-    """log2 of the prior's weight, 0..15, from how much more the rows' (or columns') means vary than chance has it."""
-    total, pairs = float(every.sum()), float((every.astype(float) * (every - 1)).sum())
-    excess = float(((ones - every * p) ** 2).sum()) / (p * (1 - p)) - total
-    if pairs == 0 or excess <= 0:
-        return 15
-    correlation = min(excess / pairs, 0.999)
-    return min(max(round(math.log2(1 / correlation - 1 + 1e-9)), 0), 15)
+def _variation(ones: np.ndarray, every: np.ndarray, p: float) -> _Variation:
+    """Of rows (or columns, ...) with so many ones among so many decisions, where chance has a share of p."""
+    total, squares = float(every.sum()), float((every.astype(float) ** 2).sum())
+    variance = p * (1 - p)
+    excess = float(((ones - every * p) ** 2).sum()) / variance - total
+    if squares == total or excess <= 0:
+        return _Variation(15, False)
+    correlation = min(excess / (squares - total), 0.999)
+    prior = min(max(round(math.log2(1 / correlation - 1 + 1e-9)), 0), 15)
+    return _Variation(prior, excess > _CHANCE * math.sqrt(2 * squares + total * (1 / variance - 6)))
 
 
 def fit_plane(view: View, ones: np.ndarray) -> PlaneSetting:
