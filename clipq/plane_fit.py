@@ -22,8 +22,9 @@ MAX_OFFSETS = 6
 _LARGEST_OFFSET = 1024
 #: So many rows say at which distances neighbours are alike.
 _OFFSET_ROWS = 64
-#: Of each plane at most about this many ones and as many zeros are fitted to.
-_SAMPLES = 2_500
+#: To at most about this many ones of a mask, and as many zeros, it is fitted; and so for the planes after it, which
+#: decide less often.
+_OF_MASK, _OF_OTHERS = 5_000, 1_500
 #: A feature stays only if it saves this many bits, about what its weight takes, and this share of the plane's.
 _WORTH_BITS, _WORTH_SHARE = 11.0, 0.0008
 #: Planes of less information have no features.
@@ -232,7 +233,7 @@ def fit_plane(view: View, ones: np.ndarray) -> PlaneSetting:
     """The plane's setting with the weights of largest likelihood, without the features that are not worth theirs."""
     setting = view.setting
     plain = PlaneSetting(None, setting.mean, setting.mean)
-    index, weight = _sample(ones)
+    index, weight = _sample(ones, _OF_OTHERS if view.number else _OF_MASK)
     y = ones[index]
     features = {k: view.feature(k, index) for k in setting.weights}
     numbers = [k for k, f in features.items() if np.any(f != f[0])]
@@ -261,12 +262,12 @@ def fit_plane(view: View, ones: np.ndarray) -> PlaneSetting:
     return replace(setting, bias=min(max(bias, -most), most), weights=weights)
 
 
-def _sample(ones: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The numbers of some ones and some zeros, and how many each stands for (float32)."""
+def _sample(ones: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """The numbers of some ones and some zeros, about ``most`` each, and how many each stands for (float32)."""
     index, weight = [], []
     n_ones = int(np.count_nonzero(ones))
     for value, n in ((True, n_ones), (False, ones.size - n_ones)):
-        step = max(1, n // _SAMPLES)
+        step = max(1, n // most)
         chosen = ones.nonzero()[0][::step] if value else (~ones[::step]).nonzero()[0] * step
         index.append(chosen)
         weight.append(np.full(chosen.size, n / max(chosen.size, 1), np.float32))
