@@ -97,8 +97,7 @@ def decode_entropy(reader: ByteReader, shape: tuple[int, ...], b: int) -> tuple[
             f"got {model} of {n} weights, {negative} negative codes"
         )
     if model == PATTERNS:
-        codes, rest = decode_patterns(reader, n, b)
-        of_kept = codes[codes != 0]
+        codes, of_kept, rest = decode_patterns(reader, n, b)
     else:
         largest = max(negative, 2**b - 1 - negative)
         magnitude, is_negative, rest = decode_planes(reader, *matrix(shape), kernel_size(shape), largest)

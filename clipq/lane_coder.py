@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from types import ModuleType
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -99,9 +100,13 @@ class LaneDecoder:
     """Reads symbols from ``data``.
 
     The stream is its bits, the highest of a byte first, from ``at`` to ``n_bits`` - 1.
+    kernels: ``clipq.lane_kernels``, or None.
     """
 
-    def __init__(self, data: bytes | memoryview, n_bits: int, lanes: int, at: int = 0) -> None:
+    def __init__(
+        self, data: bytes | memoryview, n_bits: int, lanes: int, at: int = 0, kernels: ModuleType | None = None
+    ) -> None:
+        self._kernels = kernels
         stream = np.frombuffer(data, np.uint8)
         self._bytes = np.zeros(len(stream) + lanes * STATE_BITS // 8 + 16, np.uint8)
         self._bytes[: len(stream)] = stream
@@ -124,6 +129,9 @@ class LaneDecoder:
             self.close(opened)
             state, first = self._state[:size], done
             done += count * size
+            if self._kernels:
+                self._compiled(self._kernels.decide, (q, out), state, first, done)
+                continue
             if size <= _ONE_BY_ONE:
                 states = state.tolist()
                 out[first:done] = self._decide_few(q[first:done].tolist(), states)
@@ -173,11 +181,24 @@ class LaneDecoder:
         out, done = np.empty(n, np.uint8), 0
         for count, size, opened in steps(n, self._open, closing):
             self.close(opened)
-            state = self._state[:size]
-            for at in range(done, done + count * size, size):
-                self._symbol_step(table, state, out[at : at + size])
+            state, first = self._state[:size], done
             done += count * size
+            if self._kernels:
+                self._compiled(self._kernels.symbols, (table.symbol, table.entries, out), state, first, done)
+                continue
+            for at in range(first, done, size):
+                self._symbol_step(table, state, out[at : at + size])
         return out
+
+    def _compiled(self, kernel: Any, arrays: tuple[np.ndarray, ...], state: np.ndarray, first: int, stop: int) -> None:
+        """The steps that take symbols ``first`` to ``stop`` - 1, by a kernel."""
+        most = state.size * STATE_BITS
+        while first < stop:
+            if self._at + most > self._whole:
+                self._append_returned()
+            first, self._at = kernel(*arrays, state, self._words, first, stop, self._at, self._whole - most)
+        if self._at > self._whole:
+            self._append_returned()
 
     def _symbol_step(self, table: SymbolTable, state: np.ndarray, symbols: np.ndarray) -> None:
         slot = state & _SLOT
@@ -274,10 +295,14 @@ def _none(first: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 class LaneEncoder:
-    """Collects symbols in the decoder's order; ``finish`` codes them, last one first.  Arrays are not copied."""
+    """Collects symbols in the decoder's order; ``finish`` codes them, last one first.  Arrays are not copied.
 
-    def __init__(self) -> None:
+    kernels: as the decoder's.
+    """
+
+    def __init__(self, kernels: ModuleType | None = None) -> None:
         self._runs: list[_Run] = []
+        self._kernels = kernels
 
     def decide(self, q: np.ndarray, ones: np.ndarray, closing: Closing | None = None) -> None:
         """Decisions ``ones`` (bool) with probabilities ``q`` of a one; ``closing`` as in ``LaneDecoder.decide``."""
@@ -307,7 +332,7 @@ class LaneEncoder:
         """
         while True:
             try:
-                return self._code(lanes, _BitQueue(rest))
+                return self._code(lanes, _BitQueue(rest, self._kernels))
             except _QueueShortError as short:  # too many lanes for the symbols after them: some start from zeros
                 rest = np.concatenate([rest, np.zeros(short.missing, np.uint8)])
 
@@ -321,7 +346,7 @@ class LaneEncoder:
                 planned.append(list(steps(run.size, opened, run.closing)))
             opened = planned[-1][-1][2] if planned[-1] else opened
         for run, of_run in zip(reversed(self._runs), reversed(planned), strict=True):
-            stop, backward = run.size, _Backward(run.part)
+            stop, backward = run.size, _Backward(run.part, self._kernels)
             for count, size, opened in reversed(of_run):
                 if opened > started:
                     _start(state[started:opened], bits)
@@ -337,20 +362,35 @@ class LaneEncoder:
 class _Backward:
     """The inverse of the decoder's steps over a run, from its last one to its first."""
 
-    def __init__(self, part: _Part) -> None:
-        self._part, self._first = part, -1
+    def __init__(self, part: _Part, kernels: ModuleType | None) -> None:
+        self._part, self._kernels, self._first = part, kernels, -1
 
     def steps(self, starts: range, state: np.ndarray, bits: _BitQueue) -> None:
         """The steps that start with these symbols, one symbol for each state."""
-        size = starts.step
+        size, stop = starts.step, starts.start + len(starts) * starts.step
+        if self._kernels:
+            self._compiled(starts.start, stop, state, bits)
+            return
         if size <= _ONE_BY_ONE:
-            share, start = self._part(starts.start, starts.start + len(starts) * size)
-            bits.put(*_few_backward(share, start, state))
+            share, start = self._part(starts.start, stop)
+            bits.keep(*_few_backward(share, start, state))
             return
         for first in reversed(starts):
             if self._first < 0 or first < self._first:
                 self._look_at(min(first, max(first + size - _SYMBOLS_AT_ONCE, 0)), first + size)
             self._step(slice(first - self._first, first + size - self._first), state, bits)
+
+    def _compiled(self, first: int, stop: int, state: np.ndarray, bits: _BitQueue) -> None:
+        """The same by a kernel, some steps at a time."""
+        assert self._kernels
+        together = max(_SYMBOLS_AT_ONCE // state.size, 1) * state.size
+        values, widths = np.empty((2, min(together, stop - first)), np.int32)
+        while stop > first:
+            begin = max(first, stop - together)
+            share, start = self._part(begin, stop)
+            some = self._kernels.backward(share, start, state, values, widths)
+            bits.keep(values[some:].copy(), widths[some:].copy())
+            stop = begin
 
     def _look_at(self, first: int, stop: int) -> None:
         self._first = first
@@ -421,7 +461,8 @@ class _BitQueue:
     A field is an integer and how many of its lowest bits count.  What has not been asked for yet stays in fields.
     """
 
-    def __init__(self, end: np.ndarray) -> None:
+    def __init__(self, end: np.ndarray, kernels: ModuleType | None) -> None:
+        self._kernels = kernels
         self._fields: deque[tuple[np.ndarray, np.ndarray]] = deque()  # in the order of their coming: the last first
         self._end = end
 
@@ -432,6 +473,10 @@ class _BitQueue:
             values, widths = values.take(some), widths.take(some)
         else:
             values = values.copy()
+        self.keep(values, widths)
+
+    def keep(self, values: np.ndarray, widths: np.ndarray) -> None:
+        """Puts these fields themselves."""
         self._fields.append((values, widths))
 
     def take(self, n: int) -> np.ndarray:
@@ -455,7 +500,7 @@ class _BitQueue:
     def packed(self) -> tuple[bytes, int]:
         """All bits as bytes, the highest bit of a byte first, and their number."""
         end = self._end.astype(np.int32), np.ones(self._end.size, np.int32)
-        return _pack_fields(*_joined([end, *self._fields]))
+        return _pack_fields(*_joined([end, *self._fields]), self._kernels)
 
 
 def _joined(fields: Iterable[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
@@ -464,10 +509,16 @@ def _joined(fields: Iterable[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray
     return np.concatenate(values[::-1]), np.concatenate(widths[::-1])
 
 
-def _pack_fields(values: np.ndarray, widths: np.ndarray) -> tuple[bytes, int]:
+def _pack_fields(values: np.ndarray, widths: np.ndarray, kernels: ModuleType | None) -> tuple[bytes, int]:
     """The fields, one after the other from the highest bit of the first byte, and how many bits they are."""
     n_bits = int(widths.sum(dtype=np.int64))
     words = np.zeros(n_bits // 32 + 2, np.uint32)
+    (kernels.pack if kernels else _pack)(values, widths, words)
+    return words.astype(">u4").tobytes()[: (n_bits + 7) // 8], n_bits
+
+
+def _pack(values: np.ndarray, widths: np.ndarray, words: np.ndarray) -> None:
+    """Puts the fields into ``words``, uint32 and 0 at first."""
     at = 0
     for i in range(0, values.size, _FIELDS_AT_ONCE):
         width = widths[i : i + _FIELDS_AT_ONCE]
@@ -483,4 +534,3 @@ def _pack_fields(values: np.ndarray, widths: np.ndarray) -> tuple[bytes, int]:
         words[place] |= (sums >> np.uint64(32)).astype(np.uint32)
         words[place + 1] |= sums.astype(np.uint32)
         at += total
-    return words.astype(">u4").tobytes()[: (n_bits + 7) // 8], n_bits

@@ -21,6 +21,7 @@ from clipq.lane_coder import (
     SymbolTable,
     rate_for,
 )  # fmt: skip
+from clipq.lane_passes import kernels_for
 
 #: Eight weights need at most 8 of these lanes' symbols, so that reading never crawls.
 MAX_SYMBOLS_PER_LANE = 4096
@@ -78,7 +79,7 @@ class PatternPlan:
         least = -(-max(self._patterns.size, self._kept.size) // (MAX_SYMBOLS_PER_LANE // 2))
         lanes = max(least, 1, min(int(0.8 * code_bits / STATE_BITS), _USUAL_LANES))
         rate = max(rate_for(code_bits / self._kept.size), 1)
-        encoder = LaneEncoder()
+        encoder = LaneEncoder(kernels_for(self._patterns.size))
         encoder.symbols(patterns, self._patterns)
         encoder.symbols(codes, self._kept - np.uint8(1), Closing(1, rate))
         stream, n_bits = encoder.finish(lanes, bit_array(rest))
@@ -91,8 +92,10 @@ class PatternPlan:
         return b"".join(parts)
 
 
-def decode_patterns(reader: ByteReader, n: int, b: int) -> tuple[np.ndarray, np.ndarray]:
-    """The codes of a layer's n weights, uint8 [n], and the bits at the stream's end, with zeros after them.
+def decode_patterns(reader: ByteReader, n: int, b: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The codes of a layer's n weights, uint8 [n], those of the kept ones alone, and the bits at the stream's end.
+
+    There are zeros after them.
 
     Raises:
         ClipqFormatError: InvalidValueError or TruncatedError.
@@ -108,7 +111,7 @@ def decode_patterns(reader: ByteReader, n: int, b: int) -> tuple[np.ndarray, np.
     n_bits = reader.varint("length of the stream")
     data = reader.take((n_bits + 7) // 8, "stream")
     try:
-        decoder = LaneDecoder(data, n_bits, lanes)
+        decoder = LaneDecoder(data, n_bits, lanes, kernels=kernels_for(n_patterns))
         patterns = decoder.symbols(tables[0], n_patterns)
         if stands_for_them is not None:
             places = np.flatnonzero(patterns == stands_for_them)
@@ -120,12 +123,22 @@ def decode_patterns(reader: ByteReader, n: int, b: int) -> tuple[np.ndarray, np.
             raise ValueError("expected no weight beyond the last one")
         mask = mask[:n]
         kept = int(np.count_nonzero(mask))
-        codes = np.zeros(n, np.uint8)
-        codes[mask] = decoder.symbols(tables[1], kept, Closing(1, rate)) + np.uint8(1)
+        of_kept = decoder.symbols(tables[1], kept, Closing(1, rate)) + np.uint8(1)
+        codes = _spread(of_kept, mask)
         rest = decoder.finish()
     except ValueError as fault:
         reader.invalid(str(fault))
-    return codes, rest
+    return codes, of_kept, rest
+
+
+def _spread(of_kept: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The codes of all weights: 0 where ``mask`` is False, and in their order ``of_kept``."""
+    codes, done = np.zeros(mask.size, np.uint8), 0
+    for i in range(0, mask.size, _PICKED_AT_ONCE):  # what is worked on stays in the cache
+        places = np.flatnonzero(mask[i : i + _PICKED_AT_ONCE])
+        codes[i : i + _PICKED_AT_ONCE][places] = of_kept[done : done + places.size]
+        done += places.size
+    return codes
 
 
 def _byte_counts(values: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ from clipq.bit_fields import BitReader, bit_array
 from clipq.byte_reader import ByteReader
 from clipq.integer_log import PROBABILITY_BITS
 from clipq.lane_coder import ONE, STATE_BITS, LaneDecoder, LaneEncoder, rate_for
+from clipq.lane_passes import kernels_for
 from clipq.plane_fit import Truth, choose_offsets, entropy_bits, first_settings, fit_plane
 from clipq.plane_header import MAX_POSITIONS_PER_LANE, SLAB_POSITIONS, Lanes, pack_head, read_head, setting_size
 from clipq.plane_model import FeatureNumbers, PlaneSetting
@@ -147,7 +148,8 @@ class PlanePlan:
 
     def encode(self, rest: str = "") -> bytes:
         """Head and stream, with these bits, 0 and 1, at its end."""
-        lanes, encoder = self._lanes(len(rest)), LaneEncoder()
+        lanes = self._lanes(len(rest))
+        encoder = LaneEncoder(kernels_for(self.grid.rows * self.grid.columns))
         sign = len(self.settings) - 1
         for i, (plane, ones, q, ends, _, last_slab) in enumerate([*self._taken, _NOTHING]):
             if i == self._narrowed[0]:
@@ -233,7 +235,8 @@ def decode_planes(
     walk = PlaneWalk(grid, largest, settings)
     try:
         without_last_bit = data[:-1] + bytes([data[-1] & data[-1] - 1])
-        decoder = LaneDecoder(without_last_bit, bits.size, lanes_at_first(grid, settings, lanes), bits.at)
+        opened, kernels = lanes_at_first(grid, settings, lanes), kernels_for(rows * columns)
+        decoder = LaneDecoder(without_last_bit, bits.size, opened, bits.at, kernels)
         decisions = _Reader(decoder, lanes, len(settings) - 1)
         for first, stop in grid.slabs():
             kept, sizes, signs = walk.slab(stop - first, decisions, last=stop == rows)

@@ -2,8 +2,9 @@
 
 Files of many small networks, in every coder, are flipped, cut, spliced and rewritten; in part of them the checksums are
 made right again, so that the damage reaches the decoders behind them.  Each must give either a valid network or a
-ClipqFormatError that names section and offset; never another exception or a warning, nor more time or memory than is
-bounded.  Prints what it saw, and exits with 1 and the file (hexadecimal) where something else happened.
+ClipqFormatError that names section and offset, and where Numba is installed the same with its kernels as without; never
+another exception or a warning, nor more time or memory than is bounded.  Prints what it saw, and exits with 1 and the
+file (hexadecimal) where something else happened.
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
 
+from clipq import lane_passes
 from clipq.atomic_file import write_text
 from clipq.byte_reader import CRC_SIZE
 from clipq.clipq_file import crc, open_container
@@ -139,26 +142,37 @@ def case(files: list[bytes], rng: np.random.Generator) -> tuple[str, bytes]:
     return f"{kind}, checksums right", joined(right_length(changed, parts))
 
 
+def by_numpy(data: bytes) -> QuantizedNet:
+    """As ``decode_sparse_quantized_net_v2``, without Numba's kernels."""
+    with patch.object(lane_passes, "_proved_kernels", lambda: None):
+        return decode_sparse_quantized_net_v2(data)
+
+
 def read(data: bytes) -> str:
-    """Reads a file both ways; what came out: ``network``, or the error's name.
+    """Reads a file in every way; what came out: ``network``, or the error's name.
 
     Raises:
-        AssertionError: the network is not one that can be written and read again, or the error does not say where.
+        AssertionError: the network is not one that can be written and read again, the error does not say where, or
+            what came out depends on Numba's kernels.
     """
-    outcomes = []
-    for reader in (decode_sparse_quantized_net_v2, inspect):
-        try:
-            result: Any = reader(data)
-        except ClipqFormatError as error:
-            assert hasattr(error, "section") and hasattr(error, "offset"), "an error without its place"
-            outcomes.append(type(error).__name__)
-            continue
-        outcomes.append("network")
-        if isinstance(result, QuantizedNet):
-            again = decode_sparse_quantized_net_v2(encode_sparse_quantized_net_v2(result).to_bytes())
-            for x, y in zip(result.layers, again.layers, strict=True):
-                assert np.array_equal(x.codes, y.codes), "a network that does not survive"
-    return outcomes[0]
+    outcomes = [_outcome(reader, data) for reader in (decode_sparse_quantized_net_v2, by_numpy, inspect)]
+    assert outcomes[0] == outcomes[1], "other results without Numba's kernels"
+    return outcomes[0][0]
+
+
+def _outcome(reader: Callable[[bytes], Any], data: bytes) -> tuple[str, object]:
+    """What came out, and what exactly."""
+    try:
+        result = reader(data)
+    except ClipqFormatError as error:
+        assert hasattr(error, "section") and hasattr(error, "offset"), "an error without its place"
+        return type(error).__name__, str(error)
+    if not isinstance(result, QuantizedNet):
+        return "network", None
+    again = decode_sparse_quantized_net_v2(encode_sparse_quantized_net_v2(result).to_bytes())
+    for x, y in zip(result.layers, again.layers, strict=True):
+        assert np.array_equal(x.codes, y.codes), "a network that does not survive"
+    return "network", [(layer.codes.tobytes(), layer.levels.tobytes()) for layer in result.layers]
 
 
 def hand_made() -> list[bytes]:
@@ -214,6 +228,7 @@ def main(argv: list[str] | None = None) -> int:
         encode_sparse_quantized_net_v2(random_net(rng), coders[i % 3]).to_bytes()  # type: ignore[arg-type]
         for i in range(arguments.files)
     ]
+    compiled = lane_passes.kernels_for(1 << 30) is not None
     now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (now + MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
     signal.signal(signal.SIGPROF, _too_slow)
@@ -224,7 +239,12 @@ def main(argv: list[str] | None = None) -> int:
         if done % 5000 == 0:
             print(f"{done:>8,} of {arguments.cases:,} cases, {time.perf_counter() - started:.0f} s", flush=True)
 
-    report = {"provenance": provenance(arguments.seed), "files": arguments.files, "memory_limit": MEMORY}
+    report = {
+        "provenance": provenance(arguments.seed),
+        "files": arguments.files,
+        "memory_limit": MEMORY,
+        "compiled": compiled,
+    }
     try:
         report |= fuzz(arguments.cases, arguments.seed, files, watch)
     except RuntimeError as failure:

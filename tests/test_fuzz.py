@@ -32,6 +32,13 @@ def test_a_run_counts_every_case() -> None:
     assert any(outcome.endswith(": network") for outcome in report["outcomes"])
 
 
+def test_kernels_that_read_otherwise_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fuzz, "by_numpy", lambda data: fuzz.decode_sparse_quantized_net_v2(FILES[0]))
+    assert fuzz.read(FILES[0]) == "network"
+    with pytest.raises(AssertionError, match="without Numba's kernels"):
+        fuzz.read(FILES[1])
+
+
 @pytest.mark.parametrize("error", [ValueError("x"), MemoryError(), ZeroDivisionError()])
 def test_another_exception_ends_a_run_with_the_file(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(data: bytes) -> None:

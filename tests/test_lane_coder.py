@@ -1,3 +1,5 @@
+from types import ModuleType
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -6,11 +8,17 @@ from hypothesis import strategies as st
 from clipq.lane_coder import ONE, Closing, LaneDecoder, LaneEncoder, SymbolTable, steps
 
 NOTHING = np.zeros(0, np.uint8)
+both_ways = pytest.mark.parametrize("compiled", [False, True])
 
 
-def test_a_stream_by_hand() -> None:
+def kernels(compiled: bool) -> ModuleType | None:
+    return pytest.importorskip("clipq.lane_kernels", exc_type=ImportError) if compiled else None
+
+
+@both_ways
+def test_a_stream_by_hand(compiled: bool) -> None:
     """docs/format.md, "Worked example of a lane"."""
-    encoder = LaneEncoder()
+    encoder = LaneEncoder(kernels(compiled))
     encoder.decide(np.array([0x4000, 0x1000, 0x6000], np.int32), np.array([True, False, True]))
     stream, n_bits = encoder.finish(1, NOTHING)
     assert (stream.hex(" "), n_bits) == ("85 00 00", 22)
@@ -34,23 +42,26 @@ def test_one_decision_after_the_other_as_the_document_has_it() -> None:
     assert (x, rest) == (1 << 21, [])
 
 
+@both_ways
 @settings(max_examples=200)
 @given(
-    st.integers(0, 2**32),
-    st.integers(1, 40),
-    st.integers(0, 300),
-    st.integers(0, 200),
-    st.integers(0, 63),
-    st.booleans(),
+    seed=st.integers(0, 2**32),
+    lanes=st.integers(1, 40),
+    n=st.integers(0, 300),
+    m=st.integers(0, 200),
+    rate=st.integers(0, 63),
+    fair=st.booleans(),
 )
-def test_what_was_encoded_is_decoded(seed: int, lanes: int, n: int, m: int, rate: int, fair: bool) -> None:
+def test_what_was_encoded_is_decoded(
+    compiled: bool, seed: int, lanes: int, n: int, m: int, rate: int, fair: bool
+) -> None:
     rng = np.random.default_rng(seed)
     q = rng.integers(1, ONE, n).astype(np.int32)
     ones = rng.random(n) < (q / ONE if fair else 0.5)
     table = SymbolTable(np.array([1, 0, 5000, ONE - 5001]))
     symbols = rng.choice(np.array([0, 2, 3], np.uint8), m)
     half, rest = Closing(2, rate, m - m // 2), Closing(1, rate)
-    encoder = LaneEncoder()
+    encoder = LaneEncoder(kernels(compiled))
     encoder.decide(q, ones, Closing(lanes // 2 + 1, 3))
     encoder.close(1 + lanes // 3)
     encoder.symbols(table, symbols[: m // 2], half)
@@ -58,7 +69,7 @@ def test_what_was_encoded_is_decoded(seed: int, lanes: int, n: int, m: int, rate
     end = rng.integers(0, 2, seed % 100).astype(np.uint8)
     stream, n_bits = encoder.finish(lanes, end)
     assert len(stream) == (n_bits + 7) // 8
-    decoder = LaneDecoder(stream, n_bits, lanes)
+    decoder = LaneDecoder(stream, n_bits, lanes, kernels=kernels(compiled))
     assert np.array_equal(decoder.decide(q, Closing(lanes // 2 + 1, 3)), ones)
     decoder.close(1 + lanes // 3)
     assert np.array_equal(decoder.symbols(table, m // 2, half), symbols[: m // 2])
@@ -114,14 +125,15 @@ def test_large_numbers_of_lanes_are_rounded_up_to_three_bits() -> None:
     ]
 
 
-def test_a_stream_that_ends_early_is_refused() -> None:
+@both_ways
+def test_a_stream_that_ends_early_is_refused(compiled: bool) -> None:
     encoder = LaneEncoder()
     q = np.full(1000, ONE // 2, np.int32)
     encoder.decide(q, np.arange(1000) % 3 == 0)
     stream, n_bits = encoder.finish(4, NOTHING)
     for shorter in (50, n_bits - 1):
         with pytest.raises(ValueError, match="ends too early"):
-            LaneDecoder(stream[: (shorter + 7) // 8], shorter, 4).decide(q)
+            LaneDecoder(stream[: (shorter + 7) // 8], shorter, 4, kernels=kernels(compiled)).decide(q)
 
 
 def test_what_is_left_is_given() -> None:

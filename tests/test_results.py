@@ -98,6 +98,7 @@ def results(tmp_path: Path) -> Path:
     made = {"set": "made", "weights": 1_000_000, "h0": 1000.0, "codebooks": 60, "rows": rows}
     fuzz = {
         "provenance": ORIGIN, "files": 3, "memory_limit": 2 << 30, "cases": 10, "slowest_seconds": 0.5, "seconds": 2.0,
+        "compiled": True,
         "outcomes": {"plain: network": 1, "plain: ChecksumError": 4, "plain: MagicError": 2, "cut: TruncatedError": 3},
     }  # fmt: skip
     contents = {
