@@ -20,9 +20,11 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
+from clipq import lane_passes
 from clipq.atomic_file import write_text
 from clipq.bit_stream import pack_bits, unpack_bits
 from clipq.bits import Coder, layer_bits
@@ -102,8 +104,17 @@ def codebook_bytes(layers: Layers) -> int:
     return sum(4 * np.unique(layer.codes[layer.codes > 0]).size for layer in layers)
 
 
-def ours(layers: Layers, coder: Coder) -> Row:
-    """One of this package's coders: the whole file, without biases."""
+def ours(layers: Layers) -> list[Row]:
+    """This package's coders by NumPy alone and, where Numba is installed, also by its kernels."""
+    with patch.object(lane_passes, "_proved_kernels", lambda: None):
+        rows = [_ours(layers, "fixed"), _ours(layers, "entropy")]
+    if lane_passes.kernels_for(1 << 30):
+        rows.append(_ours(layers, "entropy") | {"coder": "clipq entropy, Numba's kernels"})
+    return rows
+
+
+def _ours(layers: Layers, coder: Coder) -> Row:
+    """The whole file, without biases."""
     net = QuantizedNet(layers)
 
     def encode() -> bytes:
@@ -198,7 +209,7 @@ def rivals(layers: Layers, python: str) -> list[Row]:
 def measure(name: str, layers: Layers, python: str) -> Row:
     """All coders on one set."""
     n, h0 = sum(layer.codes.size for layer in layers), entropy_bytes(layers)
-    rows = [ours(layers, "fixed"), ours(layers, "entropy"), *relative_5_bits(layers), *rivals(layers, python)]
+    rows = [*ours(layers), *relative_5_bits(layers), *rivals(layers, python)]
     print(f"\n{name}: {n:,} weights, H0 {h0:,.0f} bytes, codebooks {codebook_bytes(layers):,}")
     for row in rows:
         row["times_h0"] = row["bytes"] / h0

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Row = Mapping[str, Any]
-OURS = "clipq entropy"
+OURS, NUMBA = "clipq entropy", "Numba's kernels"
 #: How a coder's name starts or goes on -> its name in the table over all sets.
 _IN_SUMMARY = {
     OURS: "clipq `entropy`", "NNCodec": "NNCodec", "static tables": "gaps + codes, ANS", "brotli": "brotli",
@@ -43,12 +43,17 @@ def _headline(data: Data) -> str:
     sets = data["benchmark"]["sets"]
     smaller = [100 * _against_nncodec(s) for s in sets]
     large = max(sets, key=lambda s: s["weights"])
-    row = _coder(large, OURS)
+    compiled = [f", {_both_speeds(large, row)} with {NUMBA}" for row in large["rows"] if NUMBA in row["coder"]]
     return (
         f"The `entropy` coder beside NNCodec (DeepCABAC): {min(smaller):.1f} to {max(smaller):.1f} % smaller on "
-        f"{len(sets)} sets of weights; {large['weights'] / 1e6:.0f} million weights are encoded at "
-        f"{_speed(large, row, 'encode'):.0f} and decoded at {_speed(large, row, 'decode'):.0f} MB/s of float32."
+        f"{len(sets)} sets of weights; {large['weights'] / 1e6:.0f} million weights are "
+        f"{_both_speeds(large, _coder(large, OURS))} by NumPy alone{''.join(compiled)}."
     )
+
+
+def _both_speeds(of_set: Row, row: Row) -> str:
+    encoding, decoding = (_speed(of_set, row, what) for what in ("encode", "decode"))
+    return f"encoded at {encoding:.0f} and decoded at {decoding:.0f} MB/s of float32"
 
 
 def _summary(data: Data) -> str:
