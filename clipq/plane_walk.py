@@ -191,7 +191,7 @@ class View:
 
     def _places(self, statistic: int, chosen: slice | np.ndarray) -> np.ndarray:
         """The row, the column, the kernel or the value of these items."""
-        if statistic == 3:
+        if statistic == FeatureNumbers.value:
             assert self._value is not None
             return self._value[chosen]
         row, column = self.items.row[chosen], self.items.column[chosen]
