@@ -203,8 +203,8 @@ def _without_unused_offsets(grid: Grid, settings: list[PlaneSetting]) -> tuple[G
     used = {k for setting in settings for k in setting.weights}
     stay = [k for k in range(before.d) if {before.neighbour(k), before.parent_neighbour(k)} & used]
     after = FeatureNumbers(len(stay))
-    renamed = {before.likeness: after.likeness, before.size: after.size, 0: 0, 1: 1, 2: 2, 3: 3}
-    renamed |= {before.parent_statistic(k): after.parent_statistic(k) for k in range(3)}
+    renamed = {before.likeness: after.likeness, before.size: after.size} | {k: k for k in before.own}
+    renamed |= {before.parent_statistic(k): after.parent_statistic(k) for k in before.of_parent}
     for new, old in enumerate(stay):
         renamed[before.neighbour(old)] = after.neighbour(new)
         renamed[before.parent_neighbour(old)] = after.parent_neighbour(new)

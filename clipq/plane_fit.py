@@ -161,14 +161,14 @@ class _Start(NamedTuple):
     """What a plane's setting starts from: without features, and how rows, columns, kernels and values vary."""
 
     plain: PlaneSetting
-    variations: Sequence[_Variation] = (_Variation(15, False),) * 4
+    variations: Sequence[_Variation] = (_Variation(15, False),) * len(FeatureNumbers.own)
     worth_modelling: bool = False
 
     def setting(self, plane: Plane, grid: Grid, parent: _Start) -> PlaneSetting:
         """With features switched on so that they are fitted, where the plane is worth it."""
         numbers = FeatureNumbers(len(grid.offsets))
-        silent = {k for k in range(4) if not self.variations[k].tells}
-        silent |= {numbers.parent_statistic(k) for k in range(3) if not parent.variations[k].tells}
+        silent = {k for k in numbers.own if not self.variations[k].tells}
+        silent |= {numbers.parent_statistic(k) for k in numbers.of_parent if not parent.variations[k].tells}
         told = [k for k in numbers.allowed(plane, grid.kernel) if k not in silent]
         if not self.worth_modelling or not told:
             return self.plain

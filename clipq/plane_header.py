@@ -171,7 +171,7 @@ def _read_setting(
     if max(abs(mean), abs(bias)) > S_MAX:
         reader.invalid(f"{what}: expected mean and bias from {-S_MAX} to {S_MAX}, got {mean}, {bias}")
     row, column, of_kernel, value = (
-        bits.bits(4, f"{what}: prior") if numbers.statistics(number) & set(chosen) else 0 for number in range(4)
+        bits.bits(4, f"{what}: prior") if numbers.statistics(number) & set(chosen) else 0 for number in numbers.own
     )
     weights = {k: _read_weight(reader, bits, what) for k in chosen}
     return PlaneSetting(None, mean, bias, (row, column, of_kernel, value), weights)

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import ClassVar
 
 import numpy as np
 
@@ -52,6 +53,9 @@ class FeatureNumbers:
     column = 1
     kernel = 2
     value = 3
+    #: The statistics of a plane's own decisions, and those of its parent's.
+    own: ClassVar = (row, column, kernel, value)
+    of_parent: ClassVar = (row, column, kernel)
 
     def neighbour(self, k: int) -> int:
         return 4 + k
@@ -61,12 +65,12 @@ class FeatureNumbers:
         return 4 + self.d
 
     def parent_statistic(self, number: int) -> int:
-        """Of the parent's decisions what feature ``number``, 0 to 2, is of the plane's own."""
+        """Of the parent's decisions what feature ``number``, of ``of_parent``, is of the plane's own."""
         return 5 + self.d + number
 
     def statistics(self, number: int) -> set[int]:
-        """The features that are statistics of rows (0), columns (1), kernels (2) or values (3)."""
-        return {number, self.parent_statistic(number)} if number < self.value else {number}
+        """The features that are statistics of rows (or columns, kernels, values, as ``number`` says)."""
+        return {number, self.parent_statistic(number)} if number in self.of_parent else {number}
 
     def parent_neighbour(self, k: int) -> int:
         return 8 + self.d + k

@@ -88,7 +88,7 @@ class PlaneWalk:
         children = {k for s, p in zip(self.settings, self._parents, strict=True) if p == number for k in s.weights}
         d = range(numbers.d)
         return _Wanted(
-            [k for k in range(4) if k in own or (k < 3 and numbers.parent_statistic(k) in children)],
+            [k for k in numbers.own if k in own or numbers.statistics(k) & children - {k}],
             any(numbers.neighbour(k) in own or numbers.parent_neighbour(k) in children for k in d),
             numbers.likeness in own,
         )

@@ -84,8 +84,10 @@ def _body(data: Data) -> str:
         "Speeds are MB of float32 weights a second, the best of three or more (of fewer where three take longer than "
         "3 s); memory is what coding takes at its peak beyond what the process held before, over the float32 weights "
         "(in the first set of all also what libraries set up when they are first used). Lossless: what was decoded is "
-        "what was encoded. `codec_networks.py` trains the networks of ours: those of MNIST as the experiments do, with "
-        "the same p and b for every layer, and on digits, whose images are enlarged for the LeNets. Deep Compression's "
+        "what was encoded. Numba's kernels do the steps of the lanes where Numba is installed, and loaded already or "
+        "worth loading, for eight million symbols. `codec_networks.py` trains the networks of ours: those of MNIST as "
+        "the experiments do, with the same p and b for every layer, and on digits, whose images are enlarged for the "
+        "LeNets. Deep Compression's "
         "SqueezeNet is read from its published file; independent Laplace weights are pruned at p = 0.9 and have 15 "
         "levels, as Caffe's LeNets here, which are not trained again.",
         origin(report["provenance"]),
