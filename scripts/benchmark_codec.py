@@ -38,6 +38,7 @@ from clipq.quantized_net import QuantizedLayer, QuantizedNet
 from clipq.relative_index import RelativeIndex, expand, relative_index
 from clipq.ws_learn_one_layer import ws_learn_one_layer
 from scripts.codec_rivals import Measured, measured
+from scripts.mnist_runs import without_folders
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parent / "results" / "codec"
@@ -244,7 +245,9 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--save", action="store_true", help="write results/codec/benchmark.json")
     arguments = parser.parse_args(argv)
-    report: Row = {"provenance": provenance(0), "sets": []}
+    origin = provenance(0)
+    origin["command"] = without_folders(origin["command"])
+    report: Row = {"provenance": origin, "sets": []}
     for name, layers in sets(arguments.data_dir and Path(arguments.data_dir), arguments.files):
         report["sets"].append(measure(name, layers, arguments.rivals))
     if arguments.save:
