@@ -15,6 +15,15 @@ _LOW, _SLOT = 1 << STATE_BITS, ONE - 1
 
 
 @njit(nogil=True, cache=True)
+def _refilled(x, words, at):
+    """A state that has become too short, long enough again, and the next bit."""
+    while x < _LOW:
+        x = x << 1 | (words[at >> 3] >> (31 - (at & 7))) & 1
+        at += 1
+    return x, at
+
+
+@njit(nogil=True, cache=True)
 def decide(q, ones, state, words, first, stop, at, last):
     """Decisions from number ``first`` on, with probabilities ``q`` of a one; each step takes one for each state.
 
@@ -28,10 +37,7 @@ def decide(q, ones, state, words, first, stop, at, last):
             one = slot < share
             ones[first + lane] = one
             x = share * high + slot if one else x - share * (high + 1)
-            while x < _LOW:
-                x = x << 1 | (words[at >> 3] >> (31 - (at & 7))) & 1
-                at += 1
-            state[lane] = x
+            state[lane], at = _refilled(x, words, at)
         first += state.size
         if first >= stop or at > last:
             return first, at
@@ -47,10 +53,7 @@ def symbols(symbol, entries, out, state, words, first, stop, at, last):
             entry = np.int64(entries[slot])
             out[first + lane] = symbol[slot]
             x = (entry >> 16) * (x >> SHARE_BITS) + (entry & 0xFFFF)
-            while x < _LOW:
-                x = x << 1 | (words[at >> 3] >> (31 - (at & 7))) & 1
-                at += 1
-            state[lane] = x
+            state[lane], at = _refilled(x, words, at)
         first += state.size
         if first >= stop or at > last:
             return first, at

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from importlib import import_module
 from types import ModuleType
@@ -15,11 +18,23 @@ from clipq.proved import unless_it_fails
 WITHOUT_NUMBA = "entropy coding goes without Numba's kernels"
 #: For fewer symbols Numba is not loaded, which takes as long as NumPy needs for about as many.
 _WORTH_LOADING = 1 << 23
+_numpy_alone = ContextVar("_numpy_alone", default=False)
 
 
 def kernels_for(n: int) -> ModuleType | None:
     """What the coder of n symbols takes for its ``kernels``."""
-    return _proved_kernels() if n >= _WORTH_LOADING or "numba" in sys.modules else None
+    worth_it = n >= _WORTH_LOADING or "numba" in sys.modules
+    return _proved_kernels() if worth_it and not _numpy_alone.get() else None
+
+
+@contextmanager
+def numpy_alone() -> Iterator[None]:
+    """Until it ends lanes go as where Numba is not installed, for comparisons."""
+    before = _numpy_alone.set(True)
+    try:
+        yield
+    finally:
+        _numpy_alone.reset(before)
 
 
 @cache

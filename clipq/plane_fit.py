@@ -15,7 +15,7 @@ import numpy as np
 from clipq.integer_log import S_MAX
 from clipq.plane_header import LOG_ODDS_STEP, MOST_WEIGHT, mean_size
 from clipq.plane_model import WEIGHT_BITS, FeatureNumbers, PlaneSetting
-from clipq.plane_order import Grid, Plane, parents, planes
+from clipq.plane_order import MAGNITUDES, Grid, Plane, parents, planes
 from clipq.plane_walk import View
 
 MAX_OFFSETS = 6
@@ -144,7 +144,7 @@ class _Kept(NamedTuple):
     def values(self, plane: Plane, chosen: np.ndarray | None) -> np.ndarray:
         """How many of those chosen have each value."""
         value = plane.value(self.magnitude)
-        return np.bincount(value if chosen is None else value[chosen], minlength=256)
+        return np.bincount(value if chosen is None else value[chosen], minlength=MAGNITUDES)
 
 
 class _Variation(NamedTuple):

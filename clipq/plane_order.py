@@ -21,8 +21,8 @@ PHASES = 1 << _GROUP_BITS
 #: What a grid's ``pace`` says: how many phases make up a run of a plane but the mask, and how many are between two
 #: times at which rows are compared.
 PACES = ((1, 1), (1, 2), (2, 2), (2, 4))
-#: Largest magnitudes from here on are so many that their values tell more than their sizes.
-LARGE = 1 << 4
+#: Magnitudes are below this.  A layer whose largest is LARGE or more has so many that values tell more than sizes.
+MAGNITUDES, LARGE = 1 << 8, 1 << 4
 #: A run of a plane has at least this many decisions, but for the last one.
 LEAST_RUN = 64
 
@@ -51,9 +51,12 @@ def planes(largest: int) -> list[Plane]:
     """
     top = max(largest, 1).bit_length()
     above = [Plane("above", e, 0) for e in range(1, top)]
-    bits = [Plane("bit", e, r) for e in range(1, top) for r in range(e - 1, -1, -1) if (1 << e) + (1 << r) <= largest]
-    if largest >= LARGE:
-        bits = [bit._replace(looks_at="value" if bit.r < bit.e - 1 else "") for bit in bits]
+    bits = [
+        Plane("bit", e, r, "value" if largest >= LARGE and r < e - 1 else "")
+        for e in range(1, top)
+        for r in range(e - 1, -1, -1)
+        if (1 << e) + (1 << r) <= largest
+    ]
     return [Plane("mask", 0, 0), *above, *bits, Plane("sign", 0, 0, "value" if largest >= LARGE else "size")]
 
 

@@ -13,10 +13,10 @@ import numpy as np
 from clipq.integer_log import logistic
 from clipq.plane_likeness import Likeness
 from clipq.plane_model import WEIGHT_BITS, FeatureNumbers, PlaneSetting, Statistics, neighbour_values
-from clipq.plane_order import PACES, Grid, Items, Run, parents, planes, slab_items
+from clipq.plane_order import MAGNITUDES, PACES, Grid, Items, Run, parents, planes, slab_items
 
 #: The feature "size" of each magnitude.
-SIZES = np.array([256 * min(max(m.bit_length() - 1, 0), 3) for m in range(256)], np.int32)
+_SIZES = np.array([256 * min(max(m.bit_length() - 1, 0), 3) for m in range(MAGNITUDES)], np.int32)
 
 
 class Decisions(Protocol):
@@ -48,7 +48,7 @@ class PlaneWalk:
         self.numbers = FeatureNumbers(len(grid.offsets))
         self._parents = parents(self.planes)
         self.columns = [Statistics(grid.columns) for _ in self.planes]
-        self.values = [Statistics(plane.value(np.array(2 * largest)).item() + 1) for plane in self.planes]
+        self.values = [Statistics(MAGNITUDES) for _ in self.planes]
         self.kernels = grid.columns // grid.kernel
 
     def slab(self, rows: int, decisions: Decisions, last: bool) -> tuple[Items, np.ndarray, np.ndarray]:
@@ -272,7 +272,7 @@ class View:
             return before.take(written.run[chosen] * np.int64(before.shape[1]) + self._places(number, chosen))
         if number == numbers.size:
             assert self._value is not None
-            return SIZES.take(self._value[chosen])
+            return _SIZES.take(self._value[chosen])
         if number == numbers.likeness:
             assert written is not None and written.likeness is not None
             return written.likeness[chosen]

@@ -7,6 +7,7 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -31,6 +32,12 @@ def provenance(seed: int) -> dict[str, Any]:
         "packages": {name: _version(name) for name in _PACKAGES},
         "hardware": hardware(),
     }
+
+
+def without_folders(origin: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with files' names alone in its command: what lies where on this machine is of no use on another."""
+    words = shlex.split(origin["command"])
+    return {**origin, "command": shlex.join(Path(word).name if "/" in word else word for word in words)}
 
 
 def hardware() -> dict[str, Any]:

@@ -20,11 +20,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 
-from clipq import lane_passes
 from clipq.atomic_file import write_text
 from clipq.bit_stream import pack_bits, unpack_bits
 from clipq.bits import Coder, layer_bits
@@ -32,13 +30,13 @@ from clipq.caffemodel import read_caffemodel
 from clipq.decode_sparse_quantized_net_v2 import decode_sparse_quantized_net_v2
 from clipq.deep_compression import read_deep_compression
 from clipq.encode_sparse_quantized_net_v2 import encode_sparse_quantized_net_v2
+from clipq.lane_passes import kernels_for, numpy_alone
 from clipq.pretrained import caffe_state_dict
-from clipq.provenance import provenance
+from clipq.provenance import provenance, without_folders
 from clipq.quantized_net import QuantizedLayer, QuantizedNet
 from clipq.relative_index import RelativeIndex, expand, relative_index
 from clipq.ws_learn_one_layer import ws_learn_one_layer
 from scripts.codec_rivals import Measured, measured
-from scripts.mnist_runs import without_folders
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parent / "results" / "codec"
@@ -107,9 +105,9 @@ def codebook_bytes(layers: Layers) -> int:
 
 def ours(layers: Layers) -> list[Row]:
     """This package's coders by NumPy alone and, where Numba is installed, also by its kernels."""
-    with patch.object(lane_passes, "_proved_kernels", lambda: None):
+    with numpy_alone():
         rows = [_ours(layers, "fixed"), _ours(layers, "entropy")]
-    if lane_passes.kernels_for(1 << 30):
+    if kernels_for(1 << 30):
         rows.append(_ours(layers, "entropy") | {"coder": "clipq entropy, Numba's kernels"})
     return rows
 
@@ -245,9 +243,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--save", action="store_true", help="write results/codec/benchmark.json")
     arguments = parser.parse_args(argv)
-    origin = provenance(0)
-    origin["command"] = without_folders(origin["command"])
-    report: Row = {"provenance": origin, "sets": []}
+    report: Row = {"provenance": without_folders(provenance(0)), "sets": []}
     for name, layers in sets(arguments.data_dir and Path(arguments.data_dir), arguments.files):
         report["sets"].append(measure(name, layers, arguments.rivals))
     if arguments.save:

@@ -22,18 +22,17 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import torch
 
-from clipq import lane_passes
 from clipq.atomic_file import write_text
 from clipq.byte_reader import CRC_SIZE
 from clipq.clipq_file import crc, open_container
 from clipq.decode_sparse_quantized_net_v2 import decode_sparse_quantized_net_v2, inspect
 from clipq.encode_sparse_quantized_net_v2 import encode_sparse_quantized_net_v2
 from clipq.errors import ClipqFormatError
+from clipq.lane_passes import kernels_for, numpy_alone
 from clipq.provenance import provenance
 from clipq.quantized_net import QuantizedLayer, QuantizedNet
 
@@ -144,7 +143,7 @@ def case(files: list[bytes], rng: np.random.Generator) -> tuple[str, bytes]:
 
 def by_numpy(data: bytes) -> QuantizedNet:
     """As ``decode_sparse_quantized_net_v2``, without Numba's kernels."""
-    with patch.object(lane_passes, "_proved_kernels", lambda: None):
+    with numpy_alone():
         return decode_sparse_quantized_net_v2(data)
 
 
@@ -155,24 +154,32 @@ def read(data: bytes) -> str:
         AssertionError: the network is not one that can be written and read again, the error does not say where, or
             what came out depends on Numba's kernels.
     """
-    outcomes = [_outcome(reader, data) for reader in (decode_sparse_quantized_net_v2, by_numpy, inspect)]
-    assert outcomes[0] == outcomes[1], "other results without Numba's kernels"
-    return outcomes[0][0]
+    outcome, net = _outcome(decode_sparse_quantized_net_v2, data)
+    assert _same((outcome, net), _outcome(by_numpy, data)), "other results without Numba's kernels"
+    _outcome(inspect, data)
+    if isinstance(net, QuantizedNet):
+        again = decode_sparse_quantized_net_v2(encode_sparse_quantized_net_v2(net).to_bytes())
+        for x, y in zip(net.layers, again.layers, strict=True):
+            assert np.array_equal(x.codes, y.codes), "a network that does not survive"
+    return outcome
 
 
-def _outcome(reader: Callable[[bytes], Any], data: bytes) -> tuple[str, object]:
-    """What came out, and what exactly."""
+def _outcome(reader: Callable[[bytes], Any], data: bytes) -> tuple[str, Any]:
+    """``network`` and what came out, or the error's name and what it says."""
     try:
         result = reader(data)
     except ClipqFormatError as error:
         assert hasattr(error, "section") and hasattr(error, "offset"), "an error without its place"
         return type(error).__name__, str(error)
-    if not isinstance(result, QuantizedNet):
-        return "network", None
-    again = decode_sparse_quantized_net_v2(encode_sparse_quantized_net_v2(result).to_bytes())
-    for x, y in zip(result.layers, again.layers, strict=True):
-        assert np.array_equal(x.codes, y.codes), "a network that does not survive"
-    return "network", [(layer.codes.tobytes(), layer.levels.tobytes()) for layer in result.layers]
+    return "network", result
+
+
+def _same(one: tuple[str, Any], other: tuple[str, Any]) -> bool:
+    """Whether two outcomes are the same error, or networks with the same codes and levels."""
+    if not isinstance(one[1], QuantizedNet) or not isinstance(other[1], QuantizedNet):
+        return one == other
+    of_each = [[(x.codes.tobytes(), x.levels.tobytes()) for x in net.layers] for _, net in (one, other)]
+    return of_each[0] == of_each[1]
 
 
 def hand_made() -> list[bytes]:
@@ -228,7 +235,7 @@ def main(argv: list[str] | None = None) -> int:
         encode_sparse_quantized_net_v2(random_net(rng), coders[i % 3]).to_bytes()  # type: ignore[arg-type]
         for i in range(arguments.files)
     ]
-    compiled = lane_passes.kernels_for(1 << 30) is not None
+    compiled = kernels_for(1 << 30) is not None
     now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (now + MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
     signal.signal(signal.SIGPROF, _too_slow)
@@ -240,11 +247,9 @@ def main(argv: list[str] | None = None) -> int:
             print(f"{done:>8,} of {arguments.cases:,} cases, {time.perf_counter() - started:.0f} s", flush=True)
 
     report = {
-        "provenance": provenance(arguments.seed),
-        "files": arguments.files,
-        "memory_limit": MEMORY,
+        "provenance": provenance(arguments.seed), "files": arguments.files, "memory_limit": MEMORY,
         "compiled": compiled,
-    }
+    }  # fmt: skip
     try:
         report |= fuzz(arguments.cases, arguments.seed, files, watch)
     except RuntimeError as failure:

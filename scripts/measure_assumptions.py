@@ -12,8 +12,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from clipq.atomic_file import write_text
+from clipq.provenance import without_folders
 from matlab_parity.effects import QUICK, measure_effects
-from scripts.mnist_runs import exit_code, without_folders
+from scripts.mnist_runs import exit_code
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 
@@ -38,7 +39,7 @@ def measure(options: argparse.Namespace) -> None:
     name = options.experiment + ("-quick" if options.quick else "")
     folder = options.folder or RESULTS / "assumptions" / name
     effects = measure_effects(options.experiment, range(options.seeds), folder, overrides)
-    effects["provenance"]["command"] = without_folders(effects["provenance"]["command"])
+    effects["provenance"] = without_folders(effects["provenance"])
     out = RESULTS / "assumptions" / f"{options.experiment}.json"
     write_text(out, json.dumps(effects, indent=1) + "\n")
     print(f"{out}; now run: python -m matlab_parity.tables")

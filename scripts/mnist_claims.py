@@ -33,14 +33,14 @@ from clipq.experiment import Experiment, load_experiment
 from clipq.layers import CompressibleLayer, compressible_layers
 from clipq.networks import build_network
 from clipq.pretrained import load_weights
-from clipq.provenance import provenance
+from clipq.provenance import provenance, without_folders
 from clipq.quantized_net import LayerSetting
 from clipq.train_config import TrainConfig
 from clipq.train_state import seed_everything
 from clipq.training import fit, top1_error
 from clipq.ws_learn_one_layer import ws_learn_one_layer
 from clipq.ws_train import ws_train
-from scripts.mnist_runs import add_common_options, dense_network, exit_code, run_once, without_folders
+from scripts.mnist_runs import add_common_options, dense_network, exit_code, run_once
 
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "claims"
 LAMBDAS = (10.0, 30.0, 100.0, 300.0, 1000.0)
@@ -216,8 +216,7 @@ def claims(
 def measure(network: str, options: argparse.Namespace) -> None:
     """All of one network; what is there after each seed is kept."""
     rows: dict[str, list[dict[str, Any]]] = {"orders": [], "searches": [], "dense": []}
-    origin = provenance(0)
-    origin["command"] = without_folders(origin["command"])
+    origin = without_folders(provenance(0))
     for i, seed in enumerate(options.seeds):
         for part, row in claims(network, seed, i < options.search_seeds, options):
             rows[part].append(row)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import shlex
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -23,6 +22,7 @@ from clipq.experiment import load_experiment
 from clipq.networks import build_network
 from clipq.pretrained import load_weights
 from clipq.progress import ProgressBars
+from clipq.provenance import without_folders
 from clipq.run import Run
 from clipq.train_state import seed_everything
 from clipq.training import fit, top1_error
@@ -87,7 +87,7 @@ def run_once(experiment: str, overrides: Mapping[str, str], folder: Path, kept: 
     ]
     short["config"]["network"]["weights"] = Path(short["config"]["network"]["weights"]).name
     short["config"]["data"]["data_dir"] = ""
-    short["provenance"]["command"] = without_folders(short["provenance"]["command"])
+    short["provenance"] = without_folders(short["provenance"])
     kept.parent.mkdir(parents=True, exist_ok=True)
     write_text(kept, json.dumps(short, indent=1) + "\n")
     print(f"{kept.name}: {short['size']['ratio']:.1f}x, error {short['error']['decoded_test']:.2%}", flush=True)
@@ -114,8 +114,3 @@ def exit_code(work: Callable[[], None]) -> int:
         print(f"{stop or 'interrupted'}; the same command goes on", file=sys.stderr)
         return 130
     return 0
-
-
-def without_folders(command: str) -> str:
-    """The command with the names of files alone: what lies where on this machine is of no use on another."""
-    return shlex.join(Path(word).name if "/" in word else word for word in shlex.split(command))

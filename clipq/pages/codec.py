@@ -87,9 +87,8 @@ def _body(data: Data) -> str:
         "what was encoded. Numba's kernels do the steps of the lanes where Numba is installed, and loaded already or "
         "worth loading, for eight million symbols. `codec_networks.py` trains the networks of ours: those of MNIST as "
         "the experiments do, with the same p and b for every layer, and on digits, whose images are enlarged for the "
-        "LeNets. Deep Compression's "
-        "SqueezeNet is read from its published file; independent Laplace weights are pruned at p = 0.9 and have 15 "
-        "levels, as Caffe's LeNets here, which are not trained again.",
+        "LeNets. Deep Compression's SqueezeNet is read from its published file; independent Laplace weights are "
+        "pruned at p = 0.9 and have 15 levels, as Caffe's LeNets here, which are not trained again.",
         origin(report["provenance"]),
     ]
     if "fuzz" in data:
