@@ -15,6 +15,7 @@ from torch import fx, nn
 
 from clipq.batch import lengths, part_of
 from clipq.layers import CompressibleLayer
+from clipq.max_pooling import pool_by_views
 from clipq.training import to_device, top1_error
 
 _SAMPLES = 250  # a CPU runs so many at a time: activations of more leave its cache
@@ -39,6 +40,7 @@ class SubsetError:
         model.eval()
         try:
             traced = fx.symbolic_trace(model)
+            pool_by_views(traced)
             before, rest = _cut(traced, _first_use(traced, layer))
         except Exception:  # tracing runs the model's own code, which may fail in any way on symbolic values
             return lambda: self(model)
