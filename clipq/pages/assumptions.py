@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from clipq.figure_style import BLUE, GREY, ORANGE, NewFigure
@@ -12,7 +13,8 @@ from clipq.text_table import Table
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_COLOURS = (BLUE, ORANGE, GREY)
+#: Of one experiment after the other.
+_STYLES = [{"fmt": marker, "color": colour} for marker, colour in product("osDv^", (BLUE, ORANGE, GREY))]
 
 
 def _changes(report: Mapping[str, Any]) -> Iterator[tuple[str, float, float, float]]:
@@ -68,10 +70,10 @@ def _figure(data: Data, new_figure: NewFigure) -> Figure:
     names = list(dict.fromkeys(name for report in data.values() for name in report["variants"]))
     figure = new_figure(figsize=(6.8, 1.2 + 0.2 * len(names)))
     error, size = figure.subplots(1, 2, sharey=True)
-    for i, (report, colour) in enumerate(zip(data.values(), _COLOURS, strict=False)):
+    for i, report in enumerate(data.values()):
         _, points, spread, percent = zip(*_changes(report), strict=True)
-        places = [names.index(name) + 0.25 * i for name in report["variants"]]
-        style: dict[str, Any] = {"fmt": "o", "color": colour, "markersize": 3, "linewidth": 1}
+        places = [names.index(name) + 0.5 * i / len(data) for name in report["variants"]]
+        style: dict[str, Any] = {**_STYLES[i % len(_STYLES)], "markersize": 3, "linewidth": 1}
         error.errorbar(points, places, xerr=spread, label=report["experiment"], **style)
         size.errorbar(percent, places, **style)
     for panel, words in ((error, "test error (points)"), (size, "file (%)")):
