@@ -145,10 +145,12 @@ class LaneDecoder:
         slot, share = state & _SLOT, state >> PROBABILITY_BITS
         np.less(slot, q, out=ones)
         share *= q
-        slot += share
+        slot += share  # after a one
         share += q
-        state -= share
-        np.copyto(state, slot, where=ones)
+        state -= share  # after a zero
+        slot -= state
+        slot *= ones
+        state += slot
         self._refill(state)
 
     def _decide_few(self, q: list[int], states: list[int]) -> list[bool]:

@@ -142,10 +142,15 @@ def groups(n: int, step: int) -> np.ndarray:
 @lru_cache(maxsize=4)
 def _items_of(rows: int, columns: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Places, rows and columns in the order of coding, and the phases' ends.  The last results are kept."""
-    phase = (groups(rows, ROW_STEP)[:, None] + groups(columns, COLUMN_STEP)) & np.uint8(PHASES - 1)
-    order = np.argsort(phase.reshape(-1), kind="stable")
-    row = np.repeat(np.arange(rows), columns).take(order)
-    return order, row, order - row * columns, np.cumsum(np.bincount(phase.reshape(-1), minlength=PHASES))
+    of_columns = groups(columns, COLUMN_STEP)
+    sizes, by_group = np.bincount(of_columns, minlength=PHASES), np.argsort(of_columns, kind="stable")
+    #: For each phase, and each row in it, the group of columns: how many, and which of ``by_group`` is the first.
+    group = (np.arange(PHASES)[:, None] - groups(rows, ROW_STEP)) & (PHASES - 1)
+    n, first = sizes.take(group).reshape(-1), (np.cumsum(sizes) - sizes).take(group).reshape(-1)
+    ends = np.cumsum(n)
+    row = np.repeat(np.tile(np.arange(rows), PHASES), n)
+    column = by_group.take(np.repeat(first + n - ends, n) + np.arange(rows * columns))
+    return row * columns + column, row, column, ends[rows - 1 :: rows]
 
 
 def slab_items(grid: Grid, rows: int) -> Items:
