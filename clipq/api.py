@@ -8,16 +8,15 @@ clipq.load_into(Net(), "net.clipq")
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
-from torch.nn.utils import parametrize
 
+from clipq.batch import inputs_and_labels
 from clipq.bits import Coder
 from clipq.conventions import Conventions
 from clipq.decode_sparse_quantized_net_v2 import decode_sparse_quantized_net_v2
@@ -34,7 +33,8 @@ from clipq.search_config import SearchConfig
 from clipq.subset_error import SubsetError
 from clipq.train_config import TrainConfig
 from clipq.train_state import History, seed_everything
-from clipq.training import Objective, StepLoss, count_batches
+from clipq.training import Objective, StepLoss, count_batches, modes_put_back
+from clipq.weight_sharing import quantized_once
 from clipq.ws_train import ws_train
 
 #: model -> error in [0, 1], lower is better.
@@ -119,7 +119,7 @@ def compress(
         count_batches(loader)
         if not any(p.requires_grad for p in plain.parameters()):
             raise ModelError("network: every parameter is frozen (requires_grad is False); expected train.epochs = 0")
-    with _modes_put_back(plain):
+    with modes_put_back(plain):
         seed_everything(seed)
         evaluations: list[Evaluation] = []
         if settings is not None:
@@ -133,7 +133,7 @@ def compress(
             )
         trained = ws_train(
             plain, layers, chosen, _Epochs(loader), train, conventions=conventions, seed=seed, amp=amp,
-            validate=_checked(metric, "metric") if metric else None, objective=objective or _objective(loss),
+            validate=None if metric is None else _checked(metric, "metric"), objective=objective or _objective(loss),
             progress=ProgressBars("CLIP-Q") if progress else NoProgress(),
         )  # fmt: skip
     plain.zero_grad(set_to_none=True)
@@ -232,10 +232,13 @@ def _theta(key: str, given: Theta) -> LayerSetting:
 def _search_error(config: SearchConfig, metric: Metric | None, search_metric: Metric | SubsetError | None) -> Metric:
     if isinstance(search_metric, SubsetError):
         return search_metric
-    chosen = search_metric or metric
-    if chosen is None and config.searches:
+    if search_metric is not None:
+        return _checked(search_metric, "search_metric")
+    if metric is not None:
+        return _checked(metric, "metric")
+    if config.searches:
         raise SettingError(f"compress: a search of mode {config.mode} needs a metric or a search_metric, got none")
-    return _checked(chosen, "search_metric" if search_metric else "metric") if chosen else lambda model: 0.0
+    return lambda model: 0.0
 
 
 def _checked(metric: Metric, name: str) -> Metric:
@@ -244,7 +247,7 @@ def _checked(metric: Metric, name: str) -> Metric:
     @torch.no_grad()
     def measured(model: nn.Module) -> float:
         model.eval()
-        with parametrize.cached():
+        with quantized_once(model):
             value = metric(model)
         try:
             number = float(value)
@@ -263,7 +266,7 @@ def _objective(loss: Callable[[Any, Any], torch.Tensor] | None) -> Objective | N
         return None
 
     def objective(model: nn.Module, batch: Any) -> StepLoss:
-        x, y = batch
+        x, y = inputs_and_labels(batch)
         return StepLoss(loss(model(x), y), float("nan"), len(y))
 
     return objective
@@ -284,14 +287,3 @@ class _Epochs:
             if isinstance(generator, torch.Generator):
                 generator.manual_seed(torch.initial_seed())  # which fit has set from (seed, epoch)
         return self._loader
-
-
-@contextmanager
-def _modes_put_back(model: nn.Module) -> Iterator[None]:
-    """Training or evaluation mode of every module as before, whatever ends the block."""
-    modes = {module: module.training for module in model.modules()}
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training

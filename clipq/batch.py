@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import copy
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any
 
 import torch
+
+from clipq.errors import DataError
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
@@ -33,10 +36,35 @@ def part_of(batch: Any, samples: slice) -> Any:
     return _mapped(batch, lambda item: part_of(item, samples))
 
 
+def copied(batch: Any) -> Any:
+    """The same in memory of its own."""
+    return batch.clone() if isinstance(batch, torch.Tensor) else _mapped(batch, copied)
+
+
+def inputs_and_labels(batch: Any) -> tuple[Any, Any]:
+    """The two members of a classifier's batch.
+
+    Raises:
+        DataError: it is anything else.
+    """
+    if not isinstance(batch, tuple | list) or len(batch) != 2:
+        size = f" of {len(batch)}" if isinstance(batch, tuple | list | dict) else ""
+        raise DataError(
+            f"batch: expected (inputs, labels), got {type(batch).__name__}{size}; other batches are trained with an "
+            "objective and measured with a metric of your own"
+        )
+    return batch[0], batch[1]
+
+
 def _mapped(batch: Any, change: Callable[[Any], Any]) -> Any:
     """The container with ``change`` of what it holds; anything else as it is."""
     if isinstance(batch, Mapping):
-        return {key: change(value) for key, value in batch.items()}
+        changed = {key: change(value) for key, value in batch.items()}
+        if type(batch) is dict or not isinstance(batch, MutableMapping):
+            return changed
+        alike = copy.copy(batch)
+        alike.update(changed)
+        return alike
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):
         return type(batch)(*map(change, batch))
     if isinstance(batch, tuple | list):

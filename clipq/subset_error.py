@@ -2,33 +2,48 @@
 
 While one layer's (p, b) are searched, the activations before it stay the same.  The network is traced once and cut in
 two before the layer: the values that the second part needs are kept, and only that part is run again.
-A network that cannot be traced (control flow that depends on values) is run whole.
+A network that cannot be traced (control flow that depends on values), or that does something else then, is run whole.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain
+from operator import attrgetter
 from typing import Any
 
 import torch
 from torch import fx, nn
 
-from clipq.batch import lengths, part_of
+from clipq.batch import copied, inputs_and_labels, lengths, part_of
+from clipq.errors import SettingError
 from clipq.layers import CompressibleLayer
 from clipq.max_pooling import pool_by_views
-from clipq.training import to_device, top1_error
+from clipq.training import n_mistaken, to_device, top1_error
 
 _SAMPLES = 250  # a CPU runs so many at a time: activations of more leave its cache
+#: So much of its outputs may a network differ from itself in two parts, where the order of sums is another one.
+_ROUNDING = 1e-3
 
 
 class SubsetError:
     """model -> top-1 error in [0, 1] on a fixed subset.
 
-    batches: of (inputs, labels), a sequence.
+    batches: of (inputs, labels), a sequence: it is gone through again and again.
     max_bytes: kept activations may take so much; a layer that needs more is measured with whole runs.
+
+    Raises:
+        SettingError: batches that can be gone through but once, or none.
     """
 
     def __init__(self, batches: Sequence[Any], max_bytes: int = 4 << 30) -> None:
+        if iter(batches) is batches or not len(batches):
+            raise SettingError(
+                f"SubsetError: expected a sequence of one batch or more, got {type(batches).__name__}"
+                + (" of none" if hasattr(batches, "__len__") else "")
+            )
         self._batches = batches
         self._max_bytes = max_bytes
 
@@ -39,27 +54,41 @@ class SubsetError:
         """The same error, as a function of this layer's weight alone: nothing before it may change any more."""
         model.eval()
         try:
-            traced = fx.symbolic_trace(model)
-            pool_by_views(traced)
-            before, rest = _cut(traced, _first_use(traced, layer))
+            kept = self._kept(model, layer)
         except Exception:  # tracing runs the model's own code, which may fail in any way on symbolic values
+            kept = None
+        if kept is None:
             return lambda: self(model)
-        kept, size = [], 0
-        with torch.inference_mode():
-            for x, y in self._parts(next(model.parameters()).device):
-                values = before(x)
-                size += sum(v.numel() * v.element_size() for v in values if isinstance(v, torch.Tensor))
-                if size > self._max_bytes:
-                    return lambda: self(model)
-                kept.append((values, y))
+        rest, parts = kept
 
         @torch.inference_mode()
         def error() -> float:
             model.eval()
-            wrong = [(rest(*values).argmax(1) != y).sum() for values, y in kept]
-            return int(sum(wrong)) / sum(len(y) for _, y in kept)
+            wrong = [n_mistaken(rest(*values), y) for values, y in parts]
+            return int(sum(wrong)) / sum(y.numel() for _, y in parts)
 
         return error
+
+    @torch.inference_mode()
+    def _kept(self, model: nn.Module, layer: CompressibleLayer) -> tuple[nn.Module, list[tuple[Any, Any]]] | None:
+        """The network from the layer on, and for each part of the subset what that takes, and the labels.
+
+        None if it would be too much, or if that is not what the network computes.
+        """
+        traced = _traced(model)
+        pool_by_views(traced)
+        before, rest = _cut(traced, _first_use(traced, layer))
+        kept: list[tuple[Any, Any]] = []
+        size = 0
+        for x, y in map(inputs_and_labels, self._parts(next(model.parameters()).device)):
+            if not kept and not _computes_the_same(model, before, rest, x, layer.weight):
+                return None
+            values = before(x)
+            size += sum(v.numel() * v.element_size() for v in values if isinstance(v, torch.Tensor))
+            if size > self._max_bytes:
+                return None
+            kept.append((values, y))
+        return rest, kept
 
     def _parts(self, device: torch.device) -> Iterator[Any]:
         """The batches on the device, in parts that suit it."""
@@ -72,16 +101,57 @@ class SubsetError:
                 yield to_device(batch, device)
 
 
+class _Network(nn.Module):
+    """A network with everything around its ``forward``: its defaults, and its hooks."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Any) -> Any:
+        return self.network(x)
+
+
+def _traced(model: nn.Module) -> fx.GraphModule:
+    """The network's graph, with its own parameters and buffers; whatever else tracing sets is set in a copy."""
+    tensors: dict[int, Any] = {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())}
+    return fx.symbolic_trace(_Network(copy.deepcopy(model, tensors)))
+
+
 def _first_use(traced: fx.GraphModule, layer: CompressibleLayer) -> fx.Node:
     """The first node that sees the layer's weight."""
-    owners = {id(module) for module, _ in layer.owners}
     modules = dict(traced.named_modules())
     for node in traced.graph.nodes:
-        if node.op == "call_module" and any(id(m) in owners for m in modules[node.target].modules()):
+        if node.op == "call_module" and any(p is layer.weight for p in modules[node.target].parameters()):
             return node
-        if node.op == "get_attr" and traced.get_parameter(node.target) is layer.weight:
+        if node.op == "get_attr" and attrgetter(node.target)(traced) is layer.weight:
             return node
     raise LookupError(layer.name)
+
+
+def _computes_the_same(model: nn.Module, before: nn.Module, rest: nn.Module, x: Any, weight: torch.Tensor) -> bool:
+    """Whether both parts give the network's outputs for ``x``, once more, too, and with another weight of the layer.
+
+    They do not where the network looks at what is symbolic in a trace, changes values in place, or draws at random.
+    """
+    values = copied(before(copied(x)))
+    with _another(weight):
+        expected = model(copied(x))
+        return all(
+            torch.allclose(rest(*values), expected, rtol=_ROUNDING, atol=_ROUNDING * float(expected.abs().max()))
+            for _ in range(2)
+        )
+
+
+@contextmanager
+def _another(weight: torch.Tensor) -> Iterator[None]:
+    """Until it ends the weight has other values."""
+    own = weight.clone()
+    weight.mul_(-0.5)
+    try:
+        yield
+    finally:
+        weight.copy_(own)
 
 
 def _cut(traced: fx.GraphModule, at: fx.Node) -> tuple[fx.GraphModule, fx.GraphModule]:

@@ -5,22 +5,23 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import chain, islice, repeat
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import nn
 from torch.nn import functional
-from torch.nn.utils import parametrize
 
 from clipq import distributed
-from clipq.batch import to_device
-from clipq.errors import ClipqError, DataError, Interrupted, WeightError
+from clipq.batch import inputs_and_labels, to_device
+from clipq.errors import ClipqError, DataError, Interrupted, SettingError, WeightError
 from clipq.not_finite import first_not_finite
 from clipq.optimizer import build_optimizer, learning_rate, set_learning_rate
 from clipq.progress import NoProgress, Progress
 from clipq.train_config import TrainConfig
 from clipq.train_state import Checkpoints, History, Trained, TrainState, digest, seed_everything
+from clipq.weight_sharing import quantized_once
 
 
 class TrainingError(ClipqError):
@@ -56,16 +57,24 @@ def cross_entropy(label_smoothing: float = 0.0) -> Objective:
     """
 
     def objective(model: nn.Module, batch: Any) -> StepLoss:
-        x, y = batch
+        x, y = inputs_and_labels(batch)
         outputs = model(x)
         output, *auxiliary = outputs if isinstance(outputs, tuple) else (outputs,)
         loss = functional.cross_entropy(output, y, label_smoothing=label_smoothing)
         for head in auxiliary:
             weight = float(getattr(model, "auxiliary_weight", 1.0))
             loss = loss + weight * functional.cross_entropy(head, y, label_smoothing=label_smoothing)
-        return StepLoss(loss, (output.detach().argmax(1) != y).sum(), len(y))
+        return StepLoss(loss, _n_wrong(output.detach(), y), len(y))
 
     return objective
+
+
+def _n_wrong(scores: torch.Tensor, y: torch.Tensor) -> torch.Tensor | float:
+    """Of the samples; one with a label at each place counts by the share of its places."""
+    predicted = scores.argmax(1)
+    if predicted.shape != y.shape or not y.numel():  # shares of classes have no right or wrong
+        return math.nan
+    return (predicted != y).sum() * (len(y) / y.numel())
 
 
 def fit(
@@ -144,27 +153,55 @@ def fit(
 
 @torch.no_grad()
 def top1_error(model: nn.Module, batches: Iterable[Any], *, shared: bool = False) -> float:
-    """Share of samples, in [0, 1], whose highest output is not their label, with the model in evaluation mode.
+    """Share of labels, in [0, 1], that are not the class of the highest output, with the model in evaluation mode.
 
-    batches: of (inputs, labels), moved to the model's device.
+    batches: of (inputs, labels), moved to the model's device; for outputs [n, classes, ...] labels [n, ...].
     shared: all processes measure together, each its part of every batch; a loader of ``clipq.data`` reads only that.
+
+    Raises:
+        DataError: batches, outputs or labels that are anything else, or no labels at all.
     """
     device = next(model.parameters()).device
-    training = model.training
-    model.eval()
     wrong, n = torch.zeros((), dtype=torch.int64, device=device), 0
-    with parametrize.cached():
+    with modes_put_back(model), quantized_once(model):
+        model.eval()
         for batch, weight in _shares(batches) if shared else zip(batches, repeat(1.0), strict=False):
             if weight:
-                x, y = to_device(batch, device)
-                wrong += (model(x).argmax(1) != y).sum()
-                n += len(y)
-    model.train(training)
+                x, y = inputs_and_labels(to_device(batch, device))
+                wrong += n_mistaken(model(x), y)
+                n += y.numel()
     counts = [float(wrong), float(n)]
     all_wrong, all_n = distributed.total(counts) if shared else counts
     if not all_n:
         raise DataError("error rate: expected at least one sample, got none")
     return all_wrong / all_n
+
+
+def n_mistaken(outputs: Any, labels: Any) -> torch.Tensor:
+    """How many of the labels [n, ...] are not the class of the highest of the outputs [n, classes, ...]: int64, 0-d.
+
+    Raises:
+        DataError: other shapes.
+    """
+    predicted = outputs.argmax(1) if isinstance(outputs, torch.Tensor) and outputs.ndim > 1 else None
+    if predicted is None or not isinstance(labels, torch.Tensor) or predicted.shape != labels.shape:
+        given = [str(list(x.shape)) if isinstance(x, torch.Tensor) else type(x).__name__ for x in (outputs, labels)]
+        raise DataError(
+            f"error rate: expected outputs [n, classes, ...] and labels [n, ...], got outputs {given[0]} and labels "
+            f"{given[1]}; anything else needs a metric of your own"
+        )
+    return (predicted != labels).sum()
+
+
+@contextmanager
+def modes_put_back(model: nn.Module) -> Iterator[None]:
+    """Training or evaluation mode of every module as before, whatever ends the block."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
 
 
 class _Loss(nn.Module):
@@ -175,7 +212,15 @@ class _Loss(nn.Module):
         self.model, self.objective = model, objective
 
     def forward(self, batch: Any) -> StepLoss:
-        return self.objective(self.model, batch)
+        result = self.objective(self.model, batch)
+        if not isinstance(result, tuple) or len(result) != 3 or not isinstance(result[0], torch.Tensor):
+            raise SettingError(f"objective: expected a StepLoss(loss, n_wrong, n), got {type(result).__name__}")
+        loss, _, n = result
+        if loss.ndim or n < 1:
+            raise SettingError(
+                f"loss: expected a scalar, the mean over one sample or more, got shape {list(loss.shape)} of {n}"
+            )
+        return StepLoss(*result)
 
 
 class _Caster:

@@ -6,8 +6,8 @@ full-precision weights; gradients pass straight through to those, which are what
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -41,11 +41,13 @@ class _LastStep:
     """What a parametrization keeps of its last forward pass.  Not in attributes of the module itself, which looks for
     each name among its parameters, buffers and modules before it sets it.
 
-    codes: gives them.  near: what was found on the host.
+    codes: gives them.  near: what was found on the host.  weights: the quantized ones, where they are ``held``.
     """
 
     codes: Callable[[], torch.Tensor] | None = None
     near: Near | None = None
+    held = False
+    weights: torch.Tensor | None = None
 
 
 class WeightSharing(nn.Module):
@@ -64,6 +66,19 @@ class WeightSharing(nn.Module):
         self._last = _LastStep()
 
     def forward(self, W: torch.Tensor) -> torch.Tensor:
+        last = self._last
+        if not last.held or torch.is_grad_enabled():
+            return self._learned(W)
+        if last.weights is None:
+            last.weights = self._learned(W)
+        return last.weights
+
+    def hold(self, held: bool) -> bool:
+        """Whether passes without gradients take the first one's quantized weights from now on; gives what was."""
+        before, self._last.held, self._last.weights = self._last.held, held, None
+        return before
+
+    def _learned(self, W: torch.Tensor) -> torch.Tensor:
         if not _on_accelerator(W):
             last = self._last
             layer = learn_weights(W.detach(), self.setting, self._together.conventions, self.name, last.near)
@@ -89,6 +104,17 @@ class WeightSharing(nn.Module):
 
 def _on_accelerator(W: torch.Tensor) -> bool:
     return W.device.type != "cpu"
+
+
+@contextmanager
+def quantized_once(model: nn.Module) -> Iterator[None]:
+    """Until it ends passes without gradients take the same quantized weights: those that the first of them learns."""
+    held = [(m, m.hold(True)) for m in model.modules() if isinstance(m, WeightSharing)]
+    try:
+        yield
+    finally:
+        for sharing, before in held:
+            sharing.hold(before)
 
 
 class SharedWeights:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from clipq.errors import SettingError
 from clipq.layers import compressible_layers
 from clipq.networks import build_network
 from clipq.subset_error import SubsetError
@@ -29,6 +30,62 @@ class Untraceable(nn.Module):
 
     def forward(self, x):
         return self.layer(x) if x.sum() > 0 else self.layer(-x)
+
+
+class Layers(nn.Module):
+    """Three layers, and in subclasses a forward pass that tracing may take for another one."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(6, 16), nn.Linear(16, 16), nn.Linear(16, 4)
+        self.register_buffer("mean", torch.zeros(16))
+        self.seen = []
+
+
+class Remembers(Layers):
+    def forward(self, x):
+        h = self.a(x).relu()
+        self.mean = 0.9 * self.mean + 0.1 * h.mean(0)
+        self.seen.append(h)
+        self.last = h
+        return self.c(self.b(h).relu())
+
+
+class AddsInPlace(Layers):
+    def forward(self, x):
+        h = self.a(x)
+        h.add_(self.b(h))
+        return self.c(h.relu())
+
+
+class ChangesItsInput(Layers):
+    def forward(self, x):
+        return self.c(self.b(self.a(x.div_(2).sub_(0.5))).relu())
+
+
+class AsksForTensors(Layers):
+    def forward(self, x):
+        x = (x - 1) * 3 if isinstance(x, torch.Tensor) else x
+        return self.c(self.b(self.a(x).relu()).relu())
+
+
+class HasDefaults(Layers):
+    def forward(self, x, scale=None, flip=True):
+        h = self.b(self.a(x).relu())
+        h = h if scale is None else h * scale
+        return self.c((-h if flip else h).relu())
+
+
+class HidesItsWeights(Layers):
+    def forward(self, x):
+        weight, bias = (p * 1 for p in self.a.parameters())
+        return self.c(self.b(nn.functional.linear(x, weight, bias).relu()).relu())
+
+
+def hooked():
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4))
+    model.register_forward_pre_hook(lambda module, inputs: (-inputs[0],))
+    return model
 
 
 def made_batches(shape, n_classes):
@@ -57,6 +114,60 @@ def test_reused_activations_give_the_whole_networks_error(model, shape):
             assert error() == top1_error(model, batches)
 
 
+@pytest.mark.parametrize(
+    "model",
+    [Remembers(), AddsInPlace(), ChangesItsInput(), AsksForTensors(), HasDefaults(), HidesItsWeights(), hooked()],
+    ids=lambda model: type(model).__name__,
+)
+def test_what_tracing_does_not_see_counts_too(model):
+    x, y = torch.randn(60, 6), torch.randint(4, (60,))
+    model.eval()(x.clone())
+    state = {k: v.clone() for k, v in model.state_dict().items()}
+    for layer in compressible_layers(model):
+        error = SubsetError([(x.clone(), y)]).from_layer(model, layer)
+        assert torch.equal(layer.weight, state[layer.name])
+        with torch.no_grad():
+            layer.weight.neg_()
+        changed = top1_error(model, [(x.clone(), y)])
+        measured = [error(), error()] if not isinstance(model, ChangesItsInput) else [error()]
+        assert measured == [changed] * len(measured)
+        with torch.no_grad():
+            layer.weight.neg_()
+
+
+def test_a_network_is_not_touched_by_tracing():
+    model = Remembers()
+    SubsetError(made_batches((6,), 4)).from_layer(model, compressible_layers(model)[1])
+    assert type(model.mean) is type(model.last) is torch.Tensor
+    assert all(type(h) is torch.Tensor for h in model.seen)
+
+
+def test_optional_arguments_do_not_keep_activations_from_being_reused():
+    model = HasDefaults()
+    calls = []
+    model.a.register_forward_hook(lambda *_: calls.append("a"))
+    error = SubsetError(made_batches((6,), 4)).from_layer(model, compressible_layers(model)[1])
+    calls.clear()
+    error()
+    assert not calls
+
+
+def test_each_of_many_labels_of_a_sample_counts():
+    model = nn.Sequential(nn.Conv1d(6, 8, 3, padding=1), nn.ReLU(), nn.Conv1d(8, 4, 1))
+    batches = [(torch.randn(9, 6, 10), torch.randint(4, (9, 10)))]
+    wrong = model(batches[0][0]).argmax(1) != batches[0][1]
+    for layer in compressible_layers(model):
+        assert SubsetError(batches).from_layer(model, layer)() == pytest.approx(float(wrong.float().mean()))
+
+
+@pytest.mark.parametrize(
+    ("batches", "given"), [([], "list of none"), ((b for b in made_batches((6,), 4)), "got generator")]
+)
+def test_batches_that_cannot_be_gone_through_again_are_refused(batches, given):
+    with pytest.raises(SettingError, match=f"SubsetError: expected a sequence .*{given}"):
+        SubsetError(batches)
+
+
 def test_large_batches_are_measured_in_parts():
     g = torch.Generator().manual_seed(5)
     model, batches = (
@@ -66,6 +177,7 @@ def test_large_batches_are_measured_in_parts():
     sizes = []
     model.last.register_forward_hook(lambda _, inputs, output: sizes.append(len(output)))
     error = SubsetError(batches).from_layer(model, compressible_layers(model)[1])
+    sizes.clear()
     assert error() == top1_error(model, batches)
     assert sizes == [250, 250, 100, 7, 600, 7]
 
