@@ -120,6 +120,8 @@ GOOD = idx(np.arange(12, dtype=np.uint8).reshape(3, 4))
         (GOOD[:7], "truncated: expected a header of 12 bytes, got 7"),
         (GOOD[:-1], "truncated: expected 24 bytes for shape \\[3, 4\\], got 23"),
         (GOOD + b"\0", "too long: expected 24 bytes"),
+        (b"\0\0\x08\x64" + b"\0\0\0\1" * 100 + b"a", "sizes of an array, got 100 sizes"),
+        (b"\0\0\x08\5" + b"\0" * 4 + b"\xff" * 16, "sizes of an array, got 5 sizes from 0 to 4294967295"),
         (idx(np.zeros((0,), np.uint8)).replace(b"\0\0\0\0", b"\xff" * 4), "truncated"),
         (gzip.compress(GOOD)[:-9], "damaged or truncated gzip"),
         (gzip.compress(GOOD)[:-6] + b"123456", "damaged or truncated gzip"),
@@ -160,6 +162,8 @@ def replaced(folder: Path, name: str, data: bytes) -> Path:
         (NAMES[2], idx(np.zeros((30, 5, 7), ">i2"), 0x0B), "t10k-images.*expected bytes or floats"),
         (NAMES[0], idx(np.zeros(60, np.uint8)), "train-images.*expected bytes or floats"),
         (NAMES[1], idx(np.arange(60, dtype=np.uint8)), "train-labels.*two images of a class"),
+        (NAMES[1], idx(np.full(60, 10**9, ">i4"), 0x0C), "train-labels.*number of training images, 60, got 1000000000"),
+        (NAMES[3], idx(np.full(30, 61, np.uint8)), "t10k-labels.*number of training images, 60, got 61"),
     ],
 )
 def test_files_that_do_not_belong_together(tmp_path: Path, name: str, data: bytes, expected: str):

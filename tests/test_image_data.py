@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,8 +32,8 @@ def picture(width: int, height: int, seed: int = 0) -> Image.Image:
     return coarse.resize((width, height), Image.Resampling.BICUBIC)
 
 
-def make_folders(root: Path, per_class: int = 4, flat: bool = False) -> Path:
-    """Three classes, JPEG and PNG by turns, sizes by turns; returns root."""
+def make_folders(root: Path, per_class: int = 4, flat: bool = False, by_name: bool = False) -> Path:
+    """Three classes, JPEG and PNG by turns, sizes by turns; a flat list's by number or name; returns root."""
     seed = 0
     for part, n in (("train", per_class), ("val", 2)):
         for label, name in enumerate(("n01", "n02", "n10")):
@@ -44,7 +45,7 @@ def make_folders(root: Path, per_class: int = 4, flat: bool = False) -> Path:
                 picture(20 + seed % 7, 18 + seed % 5, seed).save(file)
                 if flat and part == "val":
                     with open(root / "val.txt", "a") as lines:
-                        lines.write(f"{file.name} {label if i else name}\n")
+                        lines.write(f"{file.name} {name if by_name else label}\n")
     return root
 
 
@@ -139,6 +140,12 @@ def test_a_picture_that_is_too_small():
         prepare(picture(10, 30), replace(CAFFE, resize="none"), np.zeros(3, np.float32))
 
 
+def test_a_picture_that_is_too_thin_to_be_scaled():
+    with pytest.raises(DataError, match="at most 100 times as long as wide, got 2 x 201 pixels"):
+        resized(picture(2, 201), TORCH)
+    assert resized(picture(200, 2), TORCH).shape == (16, 1600, 3)
+
+
 @pytest.mark.parametrize(
     ("option", "expected"),
     [
@@ -155,9 +162,9 @@ def test_options_that_do_not_go_together(option: dict[str, object], expected: st
         Preprocessing(**option)
 
 
-@pytest.mark.parametrize("flat", [False, True])
-def test_folders_of_pictures(tmp_path: Path, flat: bool):
-    dataset = load_dataset("imagenet", make_folders(tmp_path, flat=flat), CAFFE)
+@pytest.mark.parametrize(("flat", "by_name"), [(False, False), (True, False), (True, True)])
+def test_folders_of_pictures(tmp_path: Path, flat: bool, by_name: bool):
+    dataset = load_dataset("imagenet", make_folders(tmp_path, flat=flat, by_name=by_name), CAFFE)
     assert (dataset.n_classes, dataset.input_shape) == (3, (3, 12, 12))
     assert [dataset.size(split) for split in ("train", "val", "test")] == [9, 3, 6]
     for split, labels in (("train", [0, 0, 0, 1, 1, 1, 2, 2, 2]), ("val", [0, 1, 2]), ("test", [0, 0, 1, 1, 2, 2])):
@@ -227,6 +234,27 @@ def test_kinds_of_pictures(tmp_path: Path, mode: str):
     assert len(torch.cat([y for _, y in load_dataset("imagenet", tmp_path, CAFFE).loader("test", 3)])) == 7
 
 
+GREY16 = (np.arange(400, dtype=np.uint16) * 160).reshape(20, 20)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "ppm"])
+def test_grey_of_16_bits_keeps_its_scale(tmp_path: Path, suffix: str):
+    make_folders(tmp_path)
+    grey = Image.fromarray(GREY16.astype(np.int32) if suffix == "ppm" else GREY16)
+    grey.save(tmp_path / "val" / "n01" / f"a.{suffix}")
+    raw = Preprocessing(resize="none", crop=12, mean=(0.0, 0.0, 0.0))
+    x = next(iter(load_dataset("imagenet", tmp_path, raw).loader("test", 1))).x
+    assert np.array_equal(x[0], np.broadcast_to(GREY16[4:16, 4:16] // 256, (3, 12, 12)))
+
+
+@pytest.mark.parametrize(("mode", "dtype"), [("F", np.float32), ("I", np.int32)])
+def test_pictures_of_an_unknown_range_are_named(tmp_path: Path, mode: str, dtype: type):
+    make_folders(tmp_path)
+    Image.fromarray(GREY16.astype(dtype)).save(tmp_path / "val" / "n01" / "a.tif")
+    with pytest.raises(DataError, match=rf"n01/a\.tif: .*expected 8 or 16 bits a channel, got mode {mode}"):
+        list(load_dataset("imagenet", tmp_path, CAFFE).loader("test", 1))
+
+
 def damage(root: Path) -> list[str]:
     """A truncated JPEG, a truncated PNG and a text among the training pictures; their paths."""
     jpeg, png = root / "train" / "n10" / "n10_2.JPEG", root / "train" / "n02" / "n02_1.png"
@@ -254,8 +282,8 @@ def test_corrupt_pictures_are_named_and_left_out_on_request(tmp_path: Path, work
         dataset.subset(9, workers=workers)
 
 
-def write_list(root: Path, text: str) -> None:
-    (root / "val.txt").write_text(text)
+def write_list(root: Path, text: str | bytes) -> None:
+    (root / "val.txt").write_bytes(text if isinstance(text, bytes) else text.encode())
 
 
 @pytest.mark.parametrize(
@@ -264,6 +292,10 @@ def write_list(root: Path, text: str) -> None:
         (lambda root: write_list(root, "n01_0.JPEG"), r"val\.txt: line 1: expected '<picture> <class>' of 3 classes"),
         (lambda root: write_list(root, "n01_0.JPEG 3"), r"val\.txt: line 1: expected"),
         (lambda root: write_list(root, "n01_0.JPEG -1"), r"val\.txt: line 1: expected"),
+        (lambda root: write_list(root, "n01_0.JPEG " + "9" * 5000), r"val\.txt: line 1: expected"),
+        (lambda root: write_list(root, b"n\xe9.JPEG 1"), r"val\.txt: expected UTF-8, got byte 0xe9 at 1"),
+        (lambda root: write_list(root, (root / "val.txt").read_text().replace(" 2", " n10")),
+         r"val\.txt: expected the numbers of all classes or the names of all, got some of each"),
         (lambda root: write_list(root, "missing.JPEG 1"), r"val\.txt: line 1: missing.JPEG: no such picture"),
         (lambda root: write_list(root, (root / "val.txt").read_text() * 2), r"val\.txt: line 7: .*: listed twice"),
         (lambda root: write_list(root, "\n".join((root / "val.txt").read_text().splitlines()[1:])),
@@ -276,6 +308,32 @@ def test_lists_that_do_not_fit(tmp_path: Path, change: object, expected: str):
     change(tmp_path)
     with pytest.raises(DataError, match=expected):
         load_dataset("imagenet", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("folders", "listed", "expected"),
+    [
+        (("1", "2"), "01", [0, 1]),
+        (("1", "2"), "12", [0, 1]),
+        (("1", "2"), ("000", "01"), [0, 1]),
+        (("0", "1"), "01", [0, 1]),
+        (("1", "2", "3"), "12", None),
+    ],
+)
+def test_lists_of_folders_with_numbers_for_names(
+    tmp_path: Path, folders: tuple[str, ...], listed: Sequence[str], expected: list[int] | None
+):
+    """All by name or all by number, whichever fits; the file begins with a byte order mark."""
+    for folder in (*(f"train/{name}" for name in folders), "val"):
+        (tmp_path / folder).mkdir(parents=True)
+        for name in "xy":
+            picture(20, 20).save(tmp_path / folder / f"{name}.png")
+    write_list(tmp_path, "\ufeff" + "".join(f"{name}.png {label}\n" for name, label in zip("xy", listed, strict=True)))
+    if expected is None:
+        with pytest.raises(DataError, match=r"val\.txt: .*got classes that fit both and differ"):
+            load_dataset("imagenet", tmp_path, CAFFE)
+    else:
+        assert next(iter(load_dataset("imagenet", tmp_path, CAFFE).loader("test", 2))).y.tolist() == expected
 
 
 def test_folders_that_do_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -369,6 +427,10 @@ def test_cifar_files_that_do_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyP
         batch.write_bytes(data)
         with pytest.raises(DataError, match=rf"data_batch_3\.bin: .*{expected}"):
             load_dataset("cifar10", tmp_path)
+    for i in range(1, 6):
+        (tmp_path / f"data_batch_{i}.bin").write_bytes(bytes([i]) + good[1:3073])
+    with pytest.raises(DataError, match="two training images of a class or more, got one of each"):
+        load_dataset("cifar10", tmp_path)
     batch.unlink()
     with pytest.raises(DataError, match=r"data_batch_3\.bin: cannot be read"):
         load_dataset("cifar10", tmp_path)

@@ -65,7 +65,8 @@ def load_cifar(name: str, data_dir: str | Path | None = None, images: Preprocess
     each class every tenth training image is held out.
 
     Raises:
-        DataError: a file is missing (says which ones to put where), truncated, or not of this format.
+        DataError: a file is missing (says which ones to put where), truncated, or not of this format; or no class has
+            two training images.
     """
     version = VERSIONS[name]
     wanted = (*version.train, version.test)
@@ -81,6 +82,8 @@ def load_cifar(name: str, data_dir: str | Path | None = None, images: Preprocess
     pixels, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     test_pixels, test_labels = _read(folder / version.test, version)
     val = held_out(labels, HELD_OUT)
+    if not val.any():
+        raise DataError(f"{folder}: expected two training images of a class or more, got one of each")
     splits: dict[Split, Pictures] = {
         "train": PictureArray(pixels[~val], labels[~val], f"{name} train"),
         "val": PictureArray(pixels[val], labels[val], f"{name} val"),

@@ -19,7 +19,7 @@ def read_idx(path: str | Path) -> np.ndarray:
     """The array of an IDX file: magic (two zero bytes, type, number of dimensions), big-endian sizes, elements.
 
     Raises:
-        DataError: the file is missing, not IDX, truncated, or longer than it says.
+        DataError: the file is missing, not IDX, truncated, longer than it says, or of sizes that no array has.
     """
     data = _bytes(Path(path))
     if len(data) < 4 or data[:2] != b"\0\0" or data[2] not in IDX_TYPES or data[3] == 0:
@@ -32,7 +32,11 @@ def read_idx(path: str | Path) -> np.ndarray:
     if len(data) != expected:
         problem = "truncated" if len(data) < expected else "too long"
         raise DataError(f"{path}: {problem}: expected {expected} bytes for shape {shape}, got {len(data)}")
-    return np.frombuffer(data, dtype, offset=start).reshape(shape)
+    try:
+        return np.frombuffer(data, dtype, offset=start).reshape(shape)
+    except ValueError as error:  # more dimensions than NumPy's, or sizes beyond its range beside one of 0
+        sizes = f"{len(shape)} sizes from {min(shape)} to {max(shape)}"
+        raise DataError(f"{path}: expected sizes of an array, got {sizes}: {error}") from error
 
 
 def _bytes(path: Path) -> bytes:

@@ -52,7 +52,8 @@ def load_idx_folder(folder: str | Path, name: str | None = None) -> TensorDatase
         name: the data set's, for a report; the folder's name if it is not given.
 
     Raises:
-        DataError: files are missing, damaged, or do not belong together; names them.
+        DataError: files are missing, damaged, or do not belong together, or a label is below 0 or above the number of
+            training images; names them.
     """
     folder = Path(folder)
     files = find_idx_files(folder)
@@ -66,6 +67,12 @@ def load_idx_folder(folder: str | Path, name: str | None = None) -> TensorDatase
             f"{files['test images']}: expected images of {_size(images)} as in {files['train images'].name}, "
             f"got {_size(test_images)}"
         )
+    for key, given in (("train labels", labels), ("test labels", test_labels)):
+        if given.max() > len(images):
+            raise DataError(
+                f"{files[key]}: expected labels of at most the number of training images, {len(images)}, "
+                f"got {given.max()}"
+            )
     val = held_out(labels, HELD_OUT)
     if not val.any():
         raise DataError(f"{files['train labels']}: expected two images of a class or more, got one of each")

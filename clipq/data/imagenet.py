@@ -2,7 +2,7 @@
 
 <root>/train/<class>/<picture>          a folder for each class, numbered in the order of their names
 <root>/val/<class>/<picture>            the test images, in folders of the same names; or
-<root>/val/<picture> and <root>/val.txt   flat, with lines "<picture> <class>", a class's number or name
+<root>/val/<picture> and <root>/val.txt   flat, with lines "<picture> <class>", all by number or all by name
 """
 
 from __future__ import annotations
@@ -42,7 +42,16 @@ class PictureFiles:
 
     def image(self, index: int) -> Image.Image:
         with Image.open(self.where(index)) as image:
-            return image.convert("RGB")
+            return _in_8_bits(image).convert("RGB")
+
+
+def _in_8_bits(image: Image.Image) -> Image.Image:
+    """16-bit grey by its upper byte, as Pillow reads 16-bit colours; pictures of 8 bits or fewer as they are."""
+    if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
+        raise DataError(f"expected 8 or 16 bits a channel, got mode {image.mode}, whose range is not known")
+    if image.mode.startswith("I"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    return image
 
 
 def load_imagenet(data_dir: str | Path | None = None, images: Preprocessing | None = None) -> Dataset:
@@ -120,20 +129,34 @@ def _test_pictures(root: Path, classes: dict[str, int]) -> tuple[PictureFiles, s
 
 def _read_list(path: Path, pictures: dict[str, int], classes: dict[str, int]) -> dict[str, int]:
     """Picture -> number of its class; every picture of the folder is in the list, and the other way round."""
-    labels: dict[str, int] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    numbers = {str(number): number for number in classes.values()}
+    labels: dict[str, tuple[int | None, int | None]] = {}  # of the class by its name, by its number
+    for number, line in enumerate(_text(path).splitlines(), 1):
         if not line.strip():
             continue
         name, _, label = line.strip().rpartition(" ")
-        value = classes.get(label, int(label) if label.isdecimal() else -1)
-        if not name or not 0 <= value < len(classes):
+        by_name, by_number = classes.get(label), numbers.get(label.lstrip("0") or "0")
+        if not name or by_name is by_number is None:
             raise DataError(
-                f"{path}: line {number}: expected '<picture> <class>' of {len(classes)} classes, got {line!r}"
+                f"{path}: line {number}: expected '<picture> <class>' of {len(classes)} classes, got {line[:200]!r}"
             )
         if name in labels or name not in pictures:
             raise DataError(f"{path}: line {number}: {name}: {'listed twice' if name in labels else 'no such picture'}")
-        labels[name] = value
+        labels[name] = by_name, by_number
     unlisted = sorted(pictures.keys() - labels.keys())
     if unlisted:
         raise DataError(f"{path}: {len(unlisted)} pictures are not in it: {', '.join(unlisted[:5])}")
-    return labels
+    readings = [values for values in zip(*labels.values(), strict=True) if None not in values]
+    if not readings or readings[0] != readings[-1]:
+        got = "classes that fit both and differ" if readings else "some of each"
+        raise DataError(f"{path}: expected the numbers of all classes or the names of all, got {got}")
+    return dict(zip(labels, readings[0], strict=True))
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: expected UTF-8, got byte {error.object[error.start]:#x} at {error.start}") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error

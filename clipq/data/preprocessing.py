@@ -14,6 +14,8 @@ from clipq.errors import DataError
 
 #: Of torchvision's random resized crop: share of the area, and width / height.
 AREA, ASPECT = (0.08, 1.0), (3 / 4, 4 / 3)
+#: A picture's longer side is at most so many times the shorter one, which sets the scale: memory grows with it.
+LONGEST = 100
 
 
 def prepare(
@@ -29,7 +31,7 @@ def prepare(
     Returns:
         float32 [3, crop, crop].
     Raises:
-        DataError: the picture is smaller than the crop.
+        DataError: the picture is smaller than the crop, or too thin to be scaled by its shorter side.
     """
     if rng is not None and options.augmentation == "resized_crop":
         pixels = np.asarray(random_resized_crop(image, options.crop, rng))
@@ -55,6 +57,10 @@ def resized(image: Image.Image, options: Preprocessing) -> np.ndarray:
     if options.resize == "shorter_side":
         width, height = image.size
         short = min(width, height)
+        if max(width, height) > LONGEST * short:
+            raise DataError(
+                f"expected a picture at most {LONGEST} times as long as wide, got {width} x {height} pixels"
+            )
         size = (options.size * width // short, options.size * height // short)
         image = image if size == image.size else image.resize(size, Image.Resampling.BILINEAR)
     return np.asarray(image)
