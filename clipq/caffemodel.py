@@ -8,6 +8,7 @@ BVLC Caffe's ``caffe.proto``, the wire format that of protobuf's encoding guide.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from clipq.errors import DataError
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 #: Types of V1LayerParameter's enumeration that have blobs.
 V1_TYPES = {4: "Convolution", 14: "InnerProduct", 39: "Deconvolution"}
+#: How files begin that are none of Caffe's binary ones: with HDF5's signature, or with so many bytes of text.
+HDF5, TEXT, TEXT_BYTES = b"\x89HDF\r\n\x1a\n", re.compile(rb"[\t\n\r -~]+"), 1000
 UNPACKED_DATA = 5 << 3 | FIXED32  # the one-byte key of BlobProto's data, not packed
 MAX_VARINT_BYTES = 10
 MAX_DIMENSIONS = 32  # Caffe's kMaxBlobAxes
@@ -57,6 +60,12 @@ class _Wire:
             self.data = Path(path).read_bytes()
         except OSError as error:
             raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+        if self.data.startswith(HDF5):
+            raise DataError(f"{path}: expected Caffe's binary protobuf, got an HDF5 file")
+        if TEXT.fullmatch(self.data, 0, TEXT_BYTES):
+            raise DataError(
+                f"{path}: expected Caffe's binary protobuf, got text, such as a .prototxt, which has no weights"
+            )
 
     def error(self, offset: int, message: str) -> DataError:
         return DataError(f"{self.path}: damaged at byte {offset}: {message}")
@@ -134,7 +143,7 @@ def read_caffemodel(path: str | Path) -> list[CaffeLayer]:
     """The layers of a ``.caffemodel`` that have blobs, in the file's order.
 
     Raises:
-        DataError: the file is missing, damaged (with the offset), of the V0 format, or holds no weights.
+        DataError: the file is missing, damaged (with the offset), of the V0 format or another kind, or without weights.
     """
     wire = _Wire(path)
     layers = []
@@ -186,11 +195,15 @@ def _layer(wire: _Wire, message: _Field, v1: bool) -> CaffeLayer:
 
 
 def _blob(wire: _Wire, message: _Field, name: str) -> np.ndarray:
-    """BlobProto: shape = 7, else num, channels, height, width = 1 .. 4; data = 5, else double_data = 8."""
+    """BlobProto: shape = 7, else num, channels, height, width = 1 .. 4; data = 5, else double_data = 8.
+
+    NVIDIA's Caffe has raw_data = 12 in their place, which is refused.
+    """
     shape: list[int] | None = None
     legacy: dict[int, int] = {}
     singles: list[np.ndarray] = []
     doubles: list[np.ndarray] = []
+    raw = False
     start = message.start
     while start < message.end:
         for field in wire.fields(start, message.end):
@@ -208,9 +221,15 @@ def _blob(wire: _Wire, message: _Field, name: str) -> np.ndarray:
                 break
             elif field.number == 5:
                 singles.append(wire.numbers(field, np.dtype("<f4"), f"{name}: data"))
+            elif field.number == 12:
+                raw = True
     if shape is None and legacy:
         shape = [legacy.get(number, 0) for number in (1, 2, 3, 4)]
     parts = singles or doubles
+    if raw and not parts:
+        raise DataError(
+            f"{wire.path}: {name}: expected data or double_data, got raw_data of NVIDIA's Caffe, such as halves"
+        )
     values = np.concatenate(parts) if parts else np.zeros(0, np.float32)
     if shape is None:
         shape = [len(values)]

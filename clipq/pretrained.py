@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
+import re
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -31,7 +31,7 @@ def load_weights(model: nn.Module, path: str | Path, ignore: Sequence[str] = ())
 
     Raises:
         DataError: the file is missing or damaged, or does not fit; then every missing, unexpected and misshapen entry
-            is named, and the model is left as it was.
+            (and complex or quantized ones for real weights) is named, and the model is left as it was.
     """
     target = model.state_dict()
     renamed = getattr(model, "torchvision_names", {})
@@ -51,6 +51,14 @@ def load_weights(model: nn.Module, path: str | Path, ignore: Sequence[str] = ())
                 if n in target and t.shape != target[n].shape
             ],
         ),
+        _listed(
+            "of another type",
+            [
+                f"{n} (expected {_name(target[n].dtype)}, got {_name(t.dtype)})"
+                for n, t in state.items()
+                if n in target and (t.is_quantized or t.is_complex()) and t.dtype != target[n].dtype
+            ],
+        ),
     ]
     if any(problems):
         raise DataError(f"{path}: does not fit {type(model).__name__}: " + "; ".join(p for p in problems if p))
@@ -65,7 +73,7 @@ def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
     """
     path = Path(path)
     readers = {
-        ".caffemodel": lambda p: caffe_state_dict(read_caffemodel(p)),
+        ".caffemodel": _read_caffe,
         ".pt": _read_torch,
         ".pth": _read_torch,
         ".safetensors": _read_safetensors,
@@ -74,6 +82,8 @@ def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
         raise DataError(f"{path}: expected weights in a file ending in {', '.join(readers)}")
     if not path.is_file():
         raise DataError(f"{path}: no such file of weights")
+    if not path.stat().st_size:
+        raise DataError(f"{path}: expected weights, got an empty file")
     return readers[path.suffix](path)
 
 
@@ -106,20 +116,53 @@ def caffe_state_dict(layers: Sequence[CaffeLayer]) -> dict[str, torch.Tensor]:
     return state
 
 
+def _read_caffe(path: Path) -> dict[str, torch.Tensor]:
+    layers = read_caffemodel(path)
+    try:
+        return caffe_state_dict(layers)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+
+
 def _read_torch(path: Path) -> dict[str, torch.Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        raise DataError(f"{path}: cannot be read as a state dict of tensors: {error}") from error
+    except Exception as error:  # torch raises nearly anything on damaged bytes: IndexError, AssertionError ..
+        raise DataError(f"{path}: cannot be read as a state dict of tensors: {_reason(error)}") from error
     for key in STATE_DICT_KEYS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
     if not isinstance(content, Mapping) or not content:
-        raise DataError(f"{path}: expected a state dict, got {type(content).__name__}")
-    others = [str(name) for name, value in content.items() if not isinstance(value, torch.Tensor)]
+        got = "an empty one" if isinstance(content, Mapping) else type(content).__name__
+        raise DataError(f"{path}: expected a state dict, got {got}")
+    unnamed = [repr(name) for name in content if not isinstance(name, str)]
+    if unnamed:
+        raise DataError(f"{path}: expected a state dict of tensors by their names, got the keys {', '.join(unnamed)}")
+    others = [f"{name} ({_kind(value)})" for name, value in content.items() if _kind(value) != "dense"]
     if others:
-        raise DataError(f"{path}: expected a state dict of tensors, got other values under: {', '.join(others)}")
+        raise DataError(f"{path}: expected a state dict of dense tensors, got other values under: {', '.join(others)}")
     return _without_wrapper(content)
+
+
+def _reason(error: Exception) -> str:
+    """What torch could not do with a file, without its advice to trust it."""
+    text = str(error)
+    if found := re.search(r"GLOBAL (\S+)", text):
+        what = "a whole module" if found[1].startswith("torch.nn.") else f"an object of {found[1]}"
+        return f"holds {what}; save model.state_dict() instead"
+    if "TorchScript" in text:
+        return "holds a TorchScript program; save model.state_dict() instead"
+    if text.startswith("Weights only load failed"):
+        return "damaged, or not written by torch.save"
+    return f"{type(error).__name__}: {text}".removesuffix(": ")
+
+
+def _kind(value: object) -> str:
+    if not isinstance(value, torch.Tensor):
+        return type(value).__name__
+    if value.is_meta:
+        return "a meta tensor without values"
+    return "dense" if value.layout == torch.strided else _name(value.layout)
 
 
 def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
@@ -146,6 +189,10 @@ def _legacy_shape(blob: torch.Tensor, shape: torch.Size) -> torch.Tensor:
 def _core(shape: Sequence[int]) -> tuple[int, ...]:
     start = next((i for i, size in enumerate(shape) if size != 1), len(shape))
     return tuple(shape[start:])
+
+
+def _name(value: torch.dtype | torch.layout) -> str:
+    return str(value).removeprefix("torch.")
 
 
 def _listed(problem: str, names: list[str]) -> str:

@@ -113,6 +113,10 @@ def test_scalar_and_empty_blobs(tmp_path: Path):
         (pb.message(100, pb.message(1, b"\xff\xfe")), "expected UTF-8"),
         (pb.message(2, pb.message(1, b"")), "V0 layer"),
         (pb.integer(100, 5), "layer: expected wire type 2, got 0"),
+        (pb.layer("a", "A", pb.shape([2]) + pb.integer(10, 2) + pb.message(12, bytes(4))),
+         "layer a: blob 0: expected data or double_data, got raw_data of NVIDIA's Caffe"),
+        (b'name: "LeNet"\nlayer {\n  name: "conv1"\n}\n', "binary protobuf, got text, such as a .prototxt"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(500), "binary protobuf, got an HDF5 file"),
     ],
 )  # fmt: skip
 def test_damage_is_named_with_its_place(tmp_path: Path, data: bytes, expected: str):
@@ -148,7 +152,7 @@ def test_any_bytes_give_weights_or_a_named_error(tmp_path: Path, data: bytes):
     try:
         read_caffemodel(written(tmp_path, data))
     except DataError as error:
-        assert re.search(r"damaged at byte \d+|got none", str(error))
+        assert re.search(r"damaged at byte \d+|got none|got text|got an HDF5 file|got raw_data", str(error))
 
 
 @pytest.mark.parametrize("sizes", [pb.shape([3, 1, 2]), pb.shape([1, 3, 1, 2]), pb.legacy_shape(1, 3, 1, 2)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import caffe_bytes as pb
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -139,9 +140,14 @@ class Payload:
     ("content", "expected"),
     [
         ([1, 2], "expected a state dict, got list"),
-        ({}, "expected a state dict"),
-        ({"conv.weight": 3.0}, "got other values under: conv.weight"),
+        ({}, "expected a state dict, got an empty one"),
+        ({"conv.weight": 3.0}, r"got other values under: conv.weight \(float\)"),
         ({"conv.weight": Payload()}, "cannot be read as a state dict"),
+        ({1: torch.ones(2), ("a",): torch.ones(2)}, r"tensors by their names, got the keys 1, \('a',\)"),
+        ({"s": torch.eye(2).to_sparse()}, r"dense tensors, got other values under: s \(sparse_coo\)"),
+        ({"m": torch.ones(2, device="meta")}, r"got other values under: m \(a meta tensor without values\)"),
+        (nn.Linear(2, 1), r"net\.pt: .* holds a whole module; save model.state_dict\(\) instead$"),
+        ({"model": Net()}, r"holds an object of \w+\.Net; save model.state_dict\(\) instead$"),
     ],
 )
 def test_files_of_pytorch_that_are_not_state_dicts(
@@ -153,6 +159,36 @@ def test_files_of_pytorch_that_are_not_state_dicts(
     assert capsys.readouterr().out == ""
 
 
+def test_complex_weights_do_not_lose_their_imaginary_part(tmp_path: Path):
+    torch.save(state() | {"ip.bias": torch.tensor([1 + 1j])}, tmp_path / "net.pt")
+    with pytest.raises(DataError, match=r"of another type: ip.bias \(expected float32, got complex64\)"):
+        load_weights(Net(), tmp_path / "net.pt")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_damaged_bytes_give_tensors_or_a_named_error(tmp_path: Path):
+    path = tmp_path / "net.pt"
+    torch.save({"w": torch.ones(2)}, path)
+    data, rng = path.read_bytes(), np.random.default_rng(0)
+    pickled = data.index(b"\x80\x02"), data.index(b"PK\x07\x08")
+    for _ in range(500):
+        damaged = bytearray(data)
+        damaged[rng.integers(*pickled)] = rng.integers(256)
+        path.write_bytes(damaged)
+        try:
+            read_weights(path)
+        except DataError as error:
+            assert str(path) in str(error)
+
+
+@pytest.mark.parametrize("data", [b"\x80\x02.", b"\x80\x02(", b"garbage", b"PK\x03\x04" + bytes(50)])
+def test_an_error_has_a_reason_and_none_of_torchs_advice(tmp_path: Path, data: bytes):
+    (tmp_path / "net.pt").write_bytes(data)
+    with pytest.raises(DataError, match=r"net\.pt: cannot be read as a state dict of tensors: \w+") as caught:
+        read_weights(tmp_path / "net.pt")
+    assert "weights_only" not in str(caught.value)
+
+
 @pytest.mark.parametrize("name", ["net.pt", "net.safetensors", "net.caffemodel"])
 def test_damaged_and_missing_files(tmp_path: Path, name: str):
     path = tmp_path / name
@@ -162,12 +198,18 @@ def test_damaged_and_missing_files(tmp_path: Path, name: str):
         path.write_bytes(data)
         with pytest.raises(DataError, match=name):
             load_weights(Net(), path)
+    path.write_bytes(b"")
+    with pytest.raises(DataError, match="got an empty file"):
+        load_weights(Net(), path)
 
 
 def test_a_layer_twice_and_an_unknown_kind_of_file(tmp_path: Path):
     path = tmp_path / "net.caffemodel"
     path.write_bytes(pb.layer("a", "A", pb.floats([1])) * 2)
-    with pytest.raises(DataError, match="layer a: expected one layer"):
+    with pytest.raises(DataError, match=r"net\.caffemodel: layer a: expected one layer"):
+        load_weights(Net(), path)
+    path.write_bytes(pb.layer("bn", "BatchNorm", pb.floats([1])))
+    with pytest.raises(DataError, match=r"net\.caffemodel: layer bn: BatchNorm: expected blobs"):
         load_weights(Net(), path)
     with pytest.raises(DataError, match=r"net.h5: expected weights in a file ending in \.caffemodel, \.pt"):
         load_weights(Net(), tmp_path / "net.h5")
