@@ -59,7 +59,7 @@ def load_trace(path: str | Path, dims: int, constraints: int = 0) -> Trace:
     struct = botrace.flat[0]
     samples = _numbers(path, struct, "samples")
     n = len(samples)
-    values, times = _numbers(path, struct, "values").ravel(), _numbers(path, struct, "times", finite=False).ravel()
+    values, times = _vector(path, struct, "values"), _vector(path, struct, "times", finite=False)
     con_values = _numbers(path, struct, "con_values") if constraints else np.empty((n, 0))
     expected = ((n, dims), (n,), (n, constraints))
     got = (samples.shape, values.shape, con_values.shape)
@@ -69,6 +69,14 @@ def load_trace(path: str | Path, dims: int, constraints: int = 0) -> Trace:
             f"got {got} and {len(times)}"
         )
     return Trace(samples, values, np.append(np.full(n - len(times), np.nan), times), con_values)
+
+
+def _vector(path: str | Path, struct: object, name: str, finite: bool = True) -> Array:
+    """A row or a column."""
+    value = _numbers(path, struct, name, finite)
+    if min(value.shape) > 1:
+        raise CheckpointError(f"{path}: botrace.{name}: expected a row or a column, got shape {value.shape}")
+    return value.ravel()
 
 
 def _numbers(path: str | Path, struct: object, name: str, finite: bool = True) -> Array:

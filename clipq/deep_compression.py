@@ -7,7 +7,8 @@ are little endian:
 * then for each layer: the codebook (2^b float32, of which the first is 0), the biases (float32), the codes (b bits
   each) and the gaps (4 bits each), the lower half of a byte first.
 
-An entry's position is the sum of gap + 1 over the entries so far, less 1; entries with code 0 bridge wider gaps.
+An entry's position is the sum of gap + 1 over the entries so far, less 1.  Entries with code 0 bridge gaps that are too
+wide: their own is 15, and another entry follows.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from clipq.byte_reader import ByteReader, TrailingBytesError
 from clipq.quantized_net import QuantizedLayer, QuantizedNet
 
 _GAP_BITS = 4
+_WIDEST_GAP = 2**_GAP_BITS - 1
 
 
 @dataclass(frozen=True)
@@ -80,9 +82,18 @@ def read_deep_compression(
 
 def _read_layer(reader: ByteReader, layer: StoredLayer, n_entries: int) -> tuple[QuantizedLayer, torch.Tensor]:
     codebook = _floats(reader, 2**layer.b, "codebook")
+    if codebook[0] != 0:
+        reader.invalid(f"codebook: expected 0 as its first number, got {codebook[0]}")
     bias = _floats(reader, layer.shape[0], "biases")
     entries = _integers(reader, layer.b, n_entries, "codes")
-    positions = np.cumsum(_integers(reader, _GAP_BITS, n_entries, "gaps").astype(np.int64) + 1) - 1
+    gaps = _integers(reader, _GAP_BITS, n_entries, "gaps")
+    wrong = np.flatnonzero((entries == 0) & (gaps != _WIDEST_GAP))
+    if len(wrong):
+        at = wrong[0]
+        reader.invalid(f"gaps: expected {_WIDEST_GAP} at entry {at}, whose code is 0, got {gaps[at]}")
+    if n_entries and entries[-1] == 0:
+        reader.invalid("codes: expected a weight as the last entry, got code 0")
+    positions = np.cumsum(gaps.astype(np.int64) + 1) - 1
     n = math.prod(layer.shape)
     if n_entries and positions[-1] >= n:
         reader.invalid(f"gaps: expected positions below {n}, got {int(positions[-1])}")

@@ -499,6 +499,13 @@ class TestTrace:
         assert found.times[2] == 0.25
         assert np.isnan(found.times[:2]).all()
 
+    @pytest.mark.parametrize("name", ["values", "times"])
+    def test_a_matrix_in_place_of_a_vector_is_refused(self, tmp_path: Path, name: str) -> None:
+        botrace = {"samples": GRID[:4], "values": np.ones((4, 1)), "times": np.ones((1, 4)), name: np.ones((2, 2))}
+        scipy.io.savemat(tmp_path / "trace.mat", {"botrace": botrace})
+        with pytest.raises(CheckpointError, match=rf"botrace\.{name}: expected a row or a column, got shape \(2, 2\)"):
+            load_trace(tmp_path / "trace.mat", GRID.shape[1])
+
     def test_a_longer_trace_than_max_iters_is_returned_whole(self, tmp_path: Path) -> None:
         path = tmp_path / "trace.mat"
         bayesopt(objective, options(save_trace=True, trace_file=path, max_iters=5))
