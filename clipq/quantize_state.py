@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
+from itertools import islice
 
 import torch
 
@@ -14,6 +15,7 @@ from clipq.ws_learn_one_layer import ws_learn_one_layer
 
 State = Mapping[str, torch.Tensor]
 
+SHOWN = 5  # tensors at most that an error lists
 _DTYPE_NAMES = {dtype: name for name, dtype in WEIGHT_DTYPES.items()}
 
 
@@ -33,19 +35,27 @@ def choose_settings(
 
     Raises:
         ModelError: a name or a pattern that matches nothing, a tensor that is not of a floating type that can be
-            compressed, or nothing to compress.
+            compressed, two settings for one tensor, or nothing to compress.
     """
     candidates = [n for n, t in _distinct(state).items() if t.ndim >= 2 and t.dtype in _DTYPE_NAMES]
+    if setting is not None and not candidates and not given:
+        raise ModelError(
+            "no tensor to compress: expected a floating type with two or more dimensions, got " + _listed(state)
+        )
     for pattern in (*include, *exclude):
         if pattern != "*" and not any(_matches(name, [pattern]) for name in candidates):
             raise ModelError(f"pattern {pattern!r} matches nothing; tensors to compress: {', '.join(candidates)}")
     chosen = {}
     if setting is not None:
         chosen = {n: setting for n in candidates if _matches(n, include) and not _matches(n, exclude)}
+    named: dict[str, str] = {}
     for name, theta in given.items():
-        chosen[_full_name(state, name)] = theta
+        full = _full_name(state, name)
+        if full in named:
+            raise ModelError(f"tensor {full}: expected one setting, got two, for {named[full]} and {name}")
+        named[full], chosen[full] = name, theta
     if not chosen:
-        raise ModelError(f"no tensor to compress among {', '.join(candidates) or 'those of the file'}")
+        raise ModelError(f"no tensor to compress among {', '.join(candidates) or _listed(state)}")
     return {name: chosen[name] for name in state if name in chosen}
 
 
@@ -85,6 +95,12 @@ def _distinct(state: State) -> dict[str, torch.Tensor]:
 def _memory(name: str, tensor: torch.Tensor) -> tuple:
     """What tensors have in common that are one and the same; empty ones have no memory and are all different."""
     return (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()) if tensor.numel() else (name,)
+
+
+def _listed(state: State) -> str:
+    """The first tensors with their types and shapes."""
+    some = [f"{n} ({str(t.dtype).removeprefix('torch.')} {list(t.shape)})" for n, t in islice(state.items(), SHOWN)]
+    return ", ".join([*some, f"{len(state) - SHOWN} more"] if len(state) > SHOWN else some) or "no tensor"
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:

@@ -286,6 +286,9 @@ def test_encode_mat_and_back_is_the_same_file(clipq_file: Path, tmp_path: Path):
         (["--p", "0.5", "--b", "4", "--include", "fc7"], "fc7"),
         (["--p", "0.5", "--b", "4", "--exclude", "*"], "no tensor to compress"),
         (["--p", "0.5", "--b", "4", "--convention", "edge=left"], "edge"),
+        (["--layer", "fc=0.5,3", "--layer", "fc=0.9,4"], "--layer fc: expected one value, got two"),
+        (["--layer", "fc=0.5,3", "--layer", "fc.weight=0.9,4"], "net.pt: tensor fc.weight: expected one setting"),
+        (["--p", "0.5", "--b", "4", *["--convention", "partition=joined"] * 2], "--convention partition: expected one"),
         (["--p", "0.5", "--b", "4", "--convention", "search_order=backward"], "search_order"),
     ],
 )
@@ -304,5 +307,5 @@ def test_encode_refuses_files(weights: Path, clipq_file: Path, tmp_path: Path, c
         given = theta if suffix not in (".clipq", ".mat") else []
         refused(capsys, "encode", tmp_path / f"bad{suffix}", tmp_path / "net.clipq", *given)
     write_state({"w.weight": torch.tensor([[1.0, float("nan")]])}, tmp_path / "nan.npz")
-    assert "w.weight" in refused(capsys, "encode", tmp_path / "nan.npz", tmp_path / "net.clipq", *theta)
+    assert "nan.npz: layer w.weight" in refused(capsys, "encode", tmp_path / "nan.npz", tmp_path / "net.clipq", *theta)
     assert not (tmp_path / "net.clipq").exists()

@@ -100,6 +100,18 @@ def test_which_tensors_are_chosen():
     }  # fmt: skip
     with pytest.raises(ModelError, match="flags"):
         choose_settings(state, None, {"flags": other})
+    for names in (("a", "a.weight"), ("a", "tied")):
+        with pytest.raises(ModelError, match=f"tensor a.weight: expected one setting, got two, for a and {names[1]}"):
+            choose_settings(state, THETA, dict.fromkeys(names, other))
+
+
+@pytest.mark.parametrize("include", ["*", "f*"])
+def test_a_state_without_weights_is_shown(include: str):
+    state = {f"n{i}": torch.ones(2, 3, dtype=torch.int32) for i in range(7)} | {"c": torch.ones(1, 1) + 1j}
+    with pytest.raises(
+        ModelError, match=r"expected a floating type with two or more .*got n0 \(int32 \[2, 3\]\).* 3 more$"
+    ):
+        choose_settings(state, THETA, {}, [include])
 
 
 @settings(max_examples=30)

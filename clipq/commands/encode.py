@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
-from typing import get_args
+from typing import TypeVar, get_args
 
 from clipq.bits import Coder
 from clipq.commands import naming, output_file
@@ -13,11 +14,13 @@ from clipq.commands.info import info_text
 from clipq.conventions import Conventions
 from clipq.decode_sparse_quantized_net_v2 import decode_sparse_quantized_net_v2, inspect
 from clipq.encode_sparse_quantized_net_v2 import encode_sparse_quantized_net_v2, write_clipq
-from clipq.errors import SettingError
+from clipq.errors import ModelError, SettingError, WeightError
 from clipq.matlab_net import write_mat
 from clipq.quantize_state import choose_settings, quantize_state
 from clipq.quantized_net import LayerSetting, QuantizedNet
 from clipq.state_file import READ_SUFFIXES, read_state
+
+Value = TypeVar("Value")
 
 COMPRESSED = (".clipq", ".mat")
 #: The readings that an encoding depends on.
@@ -70,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.output.suffix not in COMPRESSED:
         raise SettingError(f"{args.output}: expected a file ending in {' or '.join(COMPRESSED)}")
-    readings = dict(_reading(text) for text in args.convention)
+    readings = _each_once("--convention", map(_reading, args.convention))
     conventions = Conventions(**readings)  # type: ignore[arg-type]
     net = _recoded(args, readings) if args.file.suffix in COMPRESSED else _quantized(args, conventions)
     if args.output.suffix == ".mat":
@@ -102,10 +105,23 @@ def _quantized(args: argparse.Namespace, conventions: Conventions) -> QuantizedN
     if (args.p is None) != (args.b is None) or (args.p is None and not args.layer):
         raise SettingError("expected --p and --b together, or --layer for each tensor to compress")
     setting = None if args.p is None else LayerSetting(args.p, args.b)
-    given = dict(_layer(text) for text in args.layer)
+    given = _each_once("--layer", map(_layer, args.layer))
     state = read_state(args.file)
-    settings = choose_settings(state, setting, given, args.include or ("*",), args.exclude or ())
-    return quantize_state(state, settings, conventions)
+    try:
+        settings = choose_settings(state, setting, given, args.include or ("*",), args.exclude or ())
+        return quantize_state(state, settings, conventions)
+    except (ModelError, WeightError) as error:
+        raise type(error)(f"{args.file}: {error}") from error
+
+
+def _each_once(option: str, pairs: Iterable[tuple[str, Value]]) -> dict[str, Value]:
+    """Name -> value of an option that is given once a name."""
+    values: dict[str, Value] = {}
+    for name, value in pairs:
+        if name in values:
+            raise SettingError(f"{option} {name}: expected one value, got two: {values[name]} and {value}")
+        values[name] = value
+    return values
 
 
 def _layer(text: str) -> tuple[str, LayerSetting]:
