@@ -10,6 +10,8 @@ import math
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import accumulate
 
 from clipq.bit_stream import varint
 from clipq.byte_reader import (
@@ -86,14 +88,18 @@ class Container:
         Raises:
             ChecksumError: its bytes are not those that were written.
         """
-        layers = self.directory.layers
-        start = self.directory_size + sum(entry.length + CRC_SIZE for entry in layers[:i])
-        return _checked(self.data, f"layer {layers[i].name}", start, layers[i].length)
+        entry = self.directory.layers[i]
+        return _checked(self.data, f"layer {entry.name}", self._starts[i], entry.length)
 
     def tensors_section(self) -> ByteReader:
         """A reader of the tensors' section, which must be there; raises as ``layer_section`` does."""
-        start = self.directory_size + sum(entry.length + CRC_SIZE for entry in self.directory.layers)
-        return _checked(self.data, "tensors", start, self.directory.tensors_length)
+        return _checked(self.data, "tensors", self._starts[-1], self.directory.tensors_length)
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        """Where each layer's section starts, and where the last one ends."""
+        lengths = (entry.length + CRC_SIZE for entry in self.directory.layers)
+        return list(accumulate(lengths, initial=self.directory_size))
 
 
 def crc(data: bytes | memoryview) -> bytes:

@@ -180,7 +180,11 @@ def _plane_plan(codes: np.ndarray, b: int, negative: int, kernel: int) -> PlaneP
 
 
 def _leading_negatives(levels: np.ndarray) -> int:
-    """How many levels, from the first one on, are negative."""
+    """How many levels, from the first one on, are negative.  Half of them where signs allow it: those that no weight
+    takes are 0."""
+    half = (levels.size + 1) // 2
+    if (levels[:half] <= 0).all() and (levels[half:] >= 0).all():
+        return half
     return int(np.argmin(np.append(levels < 0, False)))
 
 

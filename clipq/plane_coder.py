@@ -165,7 +165,7 @@ class PlanePlan:
     def size(self) -> int:
         """Bytes of head and stream, within a few, without coding them."""
         lanes = self._lanes(0)
-        wasted = max(lanes.after_mask * STATE_BITS - self._last_bits(), 0)
+        wasted = max(lanes.after_mask * STATE_BITS - self._closing_bits(), 0)
         wasted += _BITS_OF_A_LANE * lanes_at_first(self.grid, self.settings, lanes)
         head = len(pack_head(self.grid, self._largest, self.settings, lanes))
         return round((head + self.bits() + wasted) / 8) + 1
@@ -174,18 +174,24 @@ class PlanePlan:
         """Bits of the decisions."""
         return sum(float(taken.bits.sum()) for taken in self._taken)
 
-    def _last_bits(self) -> float:
-        """Bits of the decisions after the last mask."""
-        return sum(float(taken.bits.sum()) for taken in self._taken if taken.last_slab and taken.plane)
+    def _closing_bits(self) -> float:
+        """Bits of the decisions that can take lanes back: those after the last mask, where signs tell enough of them to
+        close the last lanes."""
+        sign = len(self.settings) - 1
+        first = 1 if rate_for(self._each(sign)) else sign
+        return sum(float(taken.bits.sum()) for taken in self._taken if taken.last_slab and taken.plane >= first)
+
+    def _each(self, plane: int) -> float:
+        """Bits of a decision of this plane in the last slab, by ``_Taken.each``; 0 where it is constant."""
+        return next((taken.each() for taken in self._taken if taken.last_slab and taken.plane == plane), 0.0)
 
     def _lanes(self, rest: int) -> Lanes:
         """How many lanes the last decisions and ``rest`` bits after them can take back, and how fast."""
         n, sign = self.grid.rows * self.grid.columns, len(self.settings) - 1
-        each = {taken.plane: taken.each() for taken in self._taken if taken.last_slab and taken.plane in (0, sign)}
         most = min(_MOST_LANES, n // _LEAST_POSITIONS)
-        wanted = min(int((_TAKEN_BACK * self._last_bits() + rest) / STATE_BITS), most)
+        wanted = min(int((_TAKEN_BACK * self._closing_bits() + rest) / STATE_BITS), most)
         least = -(-n // MAX_POSITIONS_PER_LANE)
-        lanes = Lanes.near(wanted, least, rate_for(each.get(0, 0.0)), max(rate_for(each.get(sign, 1.0)), 1))
+        lanes = Lanes.near(wanted, least, rate_for(self._each(0)), max(rate_for(self._each(sign)), 1))
         most = min(_MOST_IN_MASK, n // _LEAST_POSITIONS)
         while lanes.mask_rate and lanes_at_first(self.grid, self.settings, lanes) > most:
             lanes = lanes._replace(mask_rate=lanes.mask_rate - 1)

@@ -60,6 +60,11 @@ class Lanes(NamedTuple):
         return cls(exponent, mantissa, mask_rate, sign_rate)
 
 
+def most_slabs(n: int) -> int:
+    """Slabs of n weights: twice as many as are needed, since rows are not cut, but not one for a few weights."""
+    return -(-2 * n // SLAB_POSITIONS)
+
+
 def pack_head(grid: Grid, largest: int, settings: Sequence[PlaneSetting], lanes: Lanes) -> str:
     """The head's bits, as 0 and 1."""
     out = BitWriter()
@@ -135,8 +140,11 @@ def read_head(
             f"got {lanes.after_mask}, {mask_rate}, {lanes.sign_rate}"
         )
     slab_rows = bits.number(_SLAB_ORDER, "rows of a slab") + 1 if bits.bits(1, "slabs") else rows
-    if not 1 <= slab_rows <= rows or slab_rows * columns > SLAB_POSITIONS:
-        reader.invalid(f"rows of a slab: expected 1 to {rows} and at most {SLAB_POSITIONS} weights, got {slab_rows}")
+    most = most_slabs(rows * columns)
+    if not 1 <= slab_rows <= rows or slab_rows * columns > SLAB_POSITIONS or slab_rows * most < rows:
+        reader.invalid(
+            f"rows of a slab: expected 1 to {rows}, at most {SLAB_POSITIONS} weights and {most} slabs, got {slab_rows}"
+        )
     pace = bits.bits(2, "phases of a run")
     n_offsets = bits.number(0, "neighbour offsets")
     if n_offsets > (MAX_OFFSETS if columns > 1 else 0):

@@ -8,13 +8,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clipq import entropy_coder, plane_coder
+from clipq import entropy_coder, plane_coder, plane_header
 from clipq.byte_reader import ByteReader, InvalidValueError
 from clipq.codebook import pack_codebook
 from clipq.decode_sparse_quantized_net_v2 import decode_sparse_quantized_net_v2, inspect
 from clipq.encode_sparse_quantized_net_v2 import encode_sparse_quantized_net_v2
 from clipq.entropy_coder import EMPTY, PATTERNS, PLANES, decode_entropy, encode_entropy
 from clipq.quantized_net import QuantizedLayer, QuantizedNet
+from clipq.ws_learn_one_layer import ws_learn_one_layer
 
 
 def _section(layer: QuantizedLayer) -> bytes:
@@ -128,6 +129,20 @@ def test_independent_weights_take_their_entropy(shape: tuple[int, ...], density:
     assert len(data) <= 1.003 * _entropy(layer.codes) + 120
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize(("p", "b"), [(0.0, 3), (0.5, 4), (0.97, 2)])
+def test_weights_of_one_sign_take_their_entropy(sign: int, p: float, b: int) -> None:
+    weights = sign * np.abs(np.random.default_rng(0).standard_normal((300, 200)))
+    learned = ws_learn_one_layer(weights.astype(np.float32), p, b)
+    layer = QuantizedLayer("w", b, learned.codes, learned.levels)
+    shares = np.bincount(learned.codes.reshape(-1)) / weights.size
+    entropy = -sum(share * np.log2(share) for share in shares[shares > 0]) * weights.size / 8
+    size = len(_section(layer))
+    assert entropy < size < 1.01 * entropy + 40
+    assert sum(entropy_coder.entropy_size(layer.codes, b, layer.levels)) == pytest.approx(size, rel=0.01, abs=40)
+    assert np.array_equal(_decoded(_section(layer), layer), layer.codes)
+
+
 def test_rows_columns_and_neighbours_are_made_use_of() -> None:
     """Weights that die by rows and columns and have their neighbours' signs take far less than their entropy."""
     rng = np.random.default_rng(0)
@@ -145,7 +160,8 @@ def test_rows_columns_and_neighbours_are_made_use_of() -> None:
 
 def test_how_often_each_level_occurs_is_made_use_of(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of many levels each has a frequency of its own, with either sign; it is learnt from slab to slab."""
-    monkeypatch.setattr(plane_coder, "SLAB_POSITIONS", 6000)
+    for module in (plane_coder, plane_header):
+        monkeypatch.setattr(module, "SLAB_POSITIONS", 6000)
     rng = np.random.default_rng(0)
     p = rng.gamma(0.3, size=64)
     p[0] = p[1:].sum()
@@ -165,6 +181,16 @@ def test_bits_after_the_codebook_are_refused(model: int, monkeypatch: pytest.Mon
     assert data[0] == model
     with pytest.raises(InvalidValueError, match="end with the codebook, bits are left"):
         _decoded(data, layer)
+
+
+def test_slabs_of_few_weights_are_refused() -> None:
+    """They would keep a reader busy for as long as many weights do."""
+    lanes, rates, one_row_each = "0100000", "10" + "0000100100", "1" + "100000000"
+    head = lanes + rates + one_row_each
+    data = bytes([PLANES]) + np.packbits(np.array(list(head), np.uint8)).tobytes() + bytes(60) + b"\1"
+    reader = ByteReader(memoryview(data), "layer w", 0, len(data))
+    with pytest.raises(InvalidValueError, match=r"rows of a slab: expected 1 to 50000, .* 1 slabs, got 1"):
+        decode_entropy(reader, (50_000, 1), 2)
 
 
 def test_small_layers_have_little_overhead() -> None:
