@@ -7,18 +7,19 @@ then is zero and costs nothing in the file.  The network computes what it did, b
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import fx, nn
 from torch.nn import functional
 
+from clipq.batch import copied
 from clipq.quantized_net import QuantizedLayer, QuantizedNet
+from clipq.tracing import PREFIX, Whole, is_plain, to_trace
 
 _ELEMENTWISE_MODULES = (
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Sigmoid, nn.Tanh, nn.Hardtanh,
@@ -43,14 +44,16 @@ class _Pair(NamedTuple):
 
 
 @torch.no_grad()
-def fold_dead_units(model: nn.Module, net: QuantizedNet) -> QuantizedNet:
+def fold_dead_units(model: nn.Module, net: QuantizedNet, x: Any = None) -> QuantizedNet:
     """``net`` without what its dead units cost.
 
     model: the network that ``net`` compresses; it is only looked at.  Where it cannot be traced (control flow that
         depends on values), nothing is folded.
+    x: inputs for which the trace must give what ``model`` gives, or nothing is folded.  A network whose code asks what
+        its inputs are (``isinstance``) may do something else while it is traced, and needs them.
     """
     try:
-        pairs = list(_pairs(copy.deepcopy(model).eval()))
+        pairs = list(_pairs(to_trace(model).eval(), x))
     except Exception:  # tracing runs the model's own code, which may fail in any way on symbolic values
         return net
     tied = {*net.aliases, *net.aliases.values()}
@@ -97,16 +100,18 @@ def _clear_bias(module: str, units: np.ndarray, tensors: dict[str, torch.Tensor]
         tensors[f"{module}.bias"] = bias.masked_fill(torch.from_numpy(units), 0)
 
 
-def _pairs(model: nn.Module) -> Iterator[_Pair]:
-    """In the network's order."""
-    graph = fx.symbolic_trace(model).graph
-    modules = dict(model.named_modules(remove_duplicate=False))
+def _pairs(whole: Whole, x: Any) -> Iterator[_Pair]:
+    """In the network's order; none where the graph is not that of what happens with inputs ``x``."""
+    graph = fx.Tracer().trace(whole)
+    if x is not None:
+        torch.testing.assert_close(fx.GraphModule(whole, graph)(copied(x)), whole(copied(x)), equal_nan=True)
+    modules = dict(whole.named_modules(remove_duplicate=False))
     uses = _uses(graph, modules)
 
     def linear(node: fx.Node) -> bool:
         """A fully connected layer that is used here alone."""
         module = modules[str(node.target)] if node.op == "call_module" else None
-        return module is not None and _is_plain(module, (nn.Linear,)) and uses[id(module)] == 1
+        return module is not None and is_plain(module, nn.Linear) and uses[id(module)] == 1
 
     for start in filter(linear, graph.nodes):
         steps: list[Callable[[torch.Tensor], torch.Tensor]] = []
@@ -114,7 +119,8 @@ def _pairs(model: nn.Module) -> Iterator[_Pair]:
         while len(node.users) == 1:
             (node,) = node.users
             if linear(node):
-                yield _Pair(str(start.target), _composed(steps), str(node.target))
+                first, second = (str(n.target).removeprefix(PREFIX) for n in (start, node))
+                yield _Pair(first, _composed(steps), second)
                 break
             step = _elementwise(node, modules)
             if step is None:
@@ -133,16 +139,11 @@ def _uses(graph: fx.Graph, modules: dict[str, nn.Module]) -> Counter[int]:
     return uses
 
 
-def _is_plain(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> bool:
-    """One of these kinds itself, without hooks that may change what goes in or comes out."""
-    return type(module) in kinds and not (module._forward_hooks or module._forward_pre_hooks)
-
-
 def _elementwise(node: fx.Node, modules: dict[str, nn.Module]) -> Callable[[torch.Tensor], torch.Tensor] | None:
     """What the node does to each value by itself; None where it does anything else."""
     if node.op == "call_module":
         module = modules[str(node.target)]
-        return module if _is_plain(module, _ELEMENTWISE_MODULES) else None
+        return module if is_plain(module, *_ELEMENTWISE_MODULES) else None
     if len(node.all_input_nodes) != 1 or len(node.args) != 1:
         return None
     options = dict(node.kwargs)

@@ -13,26 +13,25 @@ import torch
 from torch import fx, nn
 from torch.nn import functional
 
+from clipq.tracing import is_plain
+
 _Sizes = int | tuple[int, ...]
 
 
 def pool_by_views(traced: fx.GraphModule) -> None:
     """Replaces PyTorch's max pooling in a network that is to be run without gradients."""
-    modules = dict(traced.named_modules())
+    modules: dict[str, Any] = dict(traced.named_modules())
     for node in traced.graph.nodes:
         if node.op == "call_function" and node.target is functional.max_pool2d:
             node.target = max_pool2d
-        elif node.op == "call_module" and _is_plain(modules[node.target]):
-            pool: Any = modules[node.target]
+        elif node.op == "call_module" and _is_pooling(pool := modules[node.target]):
             node.op, node.target = "call_function", max_pool2d
             node.args = *node.args, pool.kernel_size, pool.stride, pool.padding, pool.dilation, pool.ceil_mode
     traced.recompile()
 
 
-def _is_plain(module: nn.Module) -> bool:
-    """Whether it is PyTorch's max pooling and nothing else."""
-    hooks = module._forward_hooks or module._forward_pre_hooks
-    return type(module) is nn.MaxPool2d and not module.return_indices and not hooks
+def _is_pooling(module: Any) -> bool:
+    return is_plain(module, nn.MaxPool2d) and not module.return_indices
 
 
 def max_pool2d(

@@ -7,10 +7,8 @@ A network that cannot be traced (control flow that depends on values), or that d
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain
 from operator import attrgetter
 from typing import Any
 
@@ -21,6 +19,7 @@ from clipq.batch import copied, inputs_and_labels, lengths, part_of
 from clipq.errors import SettingError
 from clipq.layers import CompressibleLayer
 from clipq.max_pooling import pool_by_views
+from clipq.tracing import to_trace
 from clipq.training import n_mistaken, to_device, top1_error
 
 _SAMPLES = 250  # a CPU runs so many at a time: activations of more leave its cache
@@ -75,7 +74,7 @@ class SubsetError:
 
         None if it would be too much, or if that is not what the network computes.
         """
-        traced = _traced(model)
+        traced = fx.symbolic_trace(to_trace(model))
         pool_by_views(traced)
         before, rest = _cut(traced, _first_use(traced, layer))
         kept: list[tuple[Any, Any]] = []
@@ -99,23 +98,6 @@ class SubsetError:
                     yield part_of(batch, slice(start, start + _SAMPLES))
             else:
                 yield to_device(batch, device)
-
-
-class _Network(nn.Module):
-    """A network with everything around its ``forward``: its defaults, and its hooks."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, x: Any) -> Any:
-        return self.network(x)
-
-
-def _traced(model: nn.Module) -> fx.GraphModule:
-    """The network's graph, with its own parameters and buffers; whatever else tracing sets is set in a copy."""
-    tensors: dict[int, Any] = {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())}
-    return fx.symbolic_trace(_Network(copy.deepcopy(model, tensors)))
 
 
 def _first_use(traced: fx.GraphModule, layer: CompressibleLayer) -> fx.Node:

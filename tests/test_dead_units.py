@@ -219,3 +219,35 @@ def test_options_of_a_function_count():
     folded = fold_dead_units(model, net)
     assert not codes(folded, "b")[:, 2].any()
     assert_computes_the_same(model, net, folded, 4)
+
+
+class AsksForTensors(Residual):
+    """While it is traced its input is no tensor."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.a(x)
+        if isinstance(x, torch.Tensor):
+            h = h.cumsum(1)
+        return self.b(h)
+
+
+def test_with_inputs_a_network_that_is_traced_as_another_one_stays() -> None:
+    torch.manual_seed(0)
+    model = AsksForTensors()
+    net = compressed(model, p=0.9)
+    assert fold_dead_units(model, net, torch.randn(5, 4)) is net
+
+
+def test_inputs_and_optional_arguments_do_not_hinder() -> None:
+    class Optional(Residual):
+        def forward(self, x: torch.Tensor, scale: float | None = None) -> torch.Tensor:
+            h = self.a(x)
+            return self.b(h if scale is None else h * scale)
+
+    torch.manual_seed(0)
+    model = Optional()
+    prune(model.a, rows=[1])
+    net = compressed(model, p=0.0)
+    folded = fold_dead_units(model, net, torch.randn(5, 4))
+    assert not codes(folded, "b")[:, 1].any()
+    assert_computes_the_same(model, net, folded, 4)
