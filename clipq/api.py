@@ -15,13 +15,15 @@ from typing import Any, TypeVar
 
 import torch
 from torch import nn
+from torch.utils.data import DistributedSampler
 
+from clipq import distributed
 from clipq.batch import inputs_and_labels
 from clipq.bits import Coder
 from clipq.conventions import Conventions
 from clipq.decode_sparse_quantized_net_v2 import decode_sparse_quantized_net_v2
 from clipq.encode_sparse_quantized_net_v2 import encode_sparse_quantized_net_v2, write_clipq
-from clipq.errors import ModelError, SettingError
+from clipq.errors import DataError, ModelError, SettingError
 from clipq.layers import DEFAULT_TYPES, CompressibleLayer, compressible_layers, matches
 from clipq.matlab_net import write_mat
 from clipq.model_check import check_state, is_uninitialized, plain_model
@@ -84,6 +86,9 @@ def compress(
     Afterwards ``model`` is a plain module again that holds the quantized weights.  An error or Ctrl-C leaves it plain,
     too, with the full-precision weights of that moment.
 
+    Where ``torch.distributed`` connects several processes, each calls it with the same arguments and ends with the same
+    network: they share each of the loader's batches, the first one searches, and its metric counts.
+
     model: on any device, in any floating type, in whichever mode; the mode of every module is put back at the end.
     loader: training batches (x, y), or of anything with an ``objective``; iterated once an epoch, must know its
         ``len``.  Its batch size counts, not that of ``train``.
@@ -105,7 +110,7 @@ def compress(
     Raises:
         ModelError: a network, a layer or a pattern that cannot be compressed as asked; nothing has been changed.
         SettingError: options that exclude each other, or a metric that is no error in [0, 1].
-        DataError: batches of unknown number, or none.
+        DataError: batches of unknown number, or none, or other ones for each of several processes.
         WeightError, TrainingError: weights or a loss that are NaN or Inf.
     """
     if torch.is_inference_mode_enabled():
@@ -117,6 +122,7 @@ def compress(
     check_state(plain)
     if train.epochs:
         count_batches(loader)
+        _check_global(loader)
         if not any(p.requires_grad for p in plain.parameters()):
             raise ModelError("network: every parameter is frozen (requires_grad is False); expected train.epochs = 0")
     with modes_put_back(plain):
@@ -128,12 +134,15 @@ def compress(
             search = search or SearchConfig()
             error = _search_error(search, metric, search_metric)
             bar = SearchBar(n_evaluations(search) * len(layers)) if progress else None
-            chosen, evaluations = search_settings(
-                plain, layers, error, search, conventions=conventions, seed=seed, on_evaluation=bar
+            chosen, evaluations = distributed.on_writer(
+                lambda: search_settings(
+                    plain, layers, error, search, conventions=conventions, seed=seed, on_evaluation=bar
+                )
             )
         trained = ws_train(
-            plain, layers, chosen, _Epochs(loader), train, conventions=conventions, seed=seed, amp=amp,
-            validate=None if metric is None else _checked(metric, "metric"), objective=objective or _objective(loss),
+            plain, layers, chosen, _Epochs(loader, seed), train, conventions=conventions, seed=seed, amp=amp,
+            validate=None if metric is None else _of_the_writer(_checked(metric, "metric")),
+            objective=objective or _objective(loss),
             progress=ProgressBars("CLIP-Q") if progress else NoProgress(),
         )  # fmt: skip
     plain.zero_grad(set_to_none=True)
@@ -260,6 +269,11 @@ def _checked(metric: Metric, name: str) -> Metric:
     return measured
 
 
+def _of_the_writer(metric: Metric) -> Metric:
+    """What the metric gives on the first of several processes."""
+    return lambda model: distributed.gathered(metric(model))[0]
+
+
 def _objective(loss: Callable[[Any, Any], torch.Tensor] | None) -> Objective | None:
     """The objective of batches (x, y) with the user's loss; None where there is none."""
     if loss is None:
@@ -272,18 +286,27 @@ def _objective(loss: Callable[[Any, Any], torch.Tensor] | None) -> Objective | N
     return objective
 
 
-class _Epochs:
-    """The user's loader as ``fit`` wants it: in each epoch the order that (seed, epoch) gives."""
+def _check_global(loader: Iterable[Any]) -> None:
+    """Several processes share the loader's batches."""
+    if distributed.world_size() > 1 and isinstance(getattr(loader, "sampler", None), DistributedSampler):
+        raise DataError(
+            "loader: expected the same batches in every process, which share each of them, got a DistributedSampler"
+        )
 
-    def __init__(self, loader: Iterable[Any]) -> None:
-        self._loader = loader
+
+class _Epochs:
+    """The user's loader as ``fit`` wants it: in each epoch the order that (seed, epoch) gives, in every process."""
+
+    def __init__(self, loader: Iterable[Any], seed: int) -> None:
+        self._loader, self._seed = loader, seed
 
     def __call__(self, epoch: int) -> Iterable[Any]:
+        seed_everything(self._seed, epoch, alike=True)  # whatever loader and data set draw
         parts = [self._loader, *(getattr(self._loader, n, None) for n in ("dataset", "sampler", "batch_sampler"))]
         for part in parts:
             if callable(getattr(part, "set_epoch", None)):
                 part.set_epoch(epoch)  # type: ignore[union-attr]
             generator = getattr(part, "generator", None)
             if isinstance(generator, torch.Generator):
-                generator.manual_seed(torch.initial_seed())  # which fit has set from (seed, epoch)
+                generator.manual_seed(torch.initial_seed())
         return self._loader

@@ -96,9 +96,12 @@ class Trained:
             set_random_state(self.state.random[distributed.rank()], _device(self.model))
 
 
-def seed_everything(seed: int, epoch: int = 0) -> None:
-    """Sets torch's, NumPy's and Python's generators from (seed, epoch), and the process where there are several."""
-    words = [seed, epoch, 7] + ([distributed.rank()] if distributed.rank() else [])
+def seed_everything(seed: int, epoch: int = 0, *, alike: bool = False) -> None:
+    """Sets torch's, NumPy's and Python's generators from (seed, epoch), and the process where there are several.
+
+    alike: the same in all of them.
+    """
+    words = [seed, epoch, 7] + ([distributed.rank()] if distributed.rank() and not alike else [])
     value = int(np.random.SeedSequence(words).generate_state(1, np.uint32)[0])
     torch.manual_seed(value)
     np.random.seed(value)  # noqa: NPY002 (the global generator is the one that users' transforms draw from)

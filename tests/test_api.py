@@ -6,6 +6,7 @@ import pkgutil
 import re
 import subprocess
 import sys
+import threading
 from collections import namedtuple
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -561,6 +562,76 @@ def test_a_metric_that_is_no_error_rate_is_refused(value: object, message: str) 
         clipq.compress(classifier(), loader(), lambda _: value, settings=ALL, train=SHORT)  # type: ignore[arg-type]
     with pytest.raises(SettingError, match=r"^search_metric: "):
         clipq.compress(classifier(), loader(), None, search_metric=lambda _: value)  # type: ignore[arg-type]
+
+
+def test_a_metric_may_be_an_object_that_counts_as_false() -> None:
+    class Errors(list):
+        def __call__(self, model: nn.Module) -> float:
+            self.append(0.3)
+            return 0.3 if len(self) > 1 else 0.2
+
+    chosen, judged = Errors(), Errors()
+    search = clipq.SearchConfig(evaluations=2)
+    result = clipq.compress(classifier(), loader(), judged, search=search, search_metric=chosen, train=SHORT)
+    assert [e.eps for e in result.evaluations] == [0.2, 0.3, 0.3, 0.3]
+    assert result.history.epochs[0]["val_error"] == 0.2
+
+
+X, Y = data(4).tensors
+
+
+@pytest.mark.parametrize(
+    ("batch", "change", "error", "message"),
+    [
+        ((X, Y, Y), {}, DataError, r"batch: expected \(inputs, labels\), got tuple of 3"),
+        ({"x": X, "y": Y}, {}, DataError, r"batch: expected \(inputs, labels\), got dict of 2"),
+        ((X, Y, Y), {"loss": functional.cross_entropy}, DataError, "got tuple of 3"),
+        ((X, Y), {"objective": lambda model, batch: model(batch[0]).mean()}, SettingError, "StepLoss.*, got Tensor"),
+        ((X, Y), {"loss": nn.CrossEntropyLoss(reduction="none")}, SettingError, r"a scalar, .* got shape \[4\]"),
+        ((X, Y), {"objective": lambda model, batch: StepLoss(model(X).mean(), 0, 0)}, SettingError, "of 0"),
+    ],
+)  # fmt: skip
+def test_what_a_step_cannot_use_is_named(batch: object, change: dict, error: type, message: str) -> None:
+    with pytest.raises(error, match=message):
+        clipq.compress(classifier(), [batch], None, settings=ALL, train=SHORT, **change)
+
+
+def test_a_measurement_in_another_thread_does_not_hold_the_weights_that_are_trained() -> None:
+    measuring, trained = threading.Event(), threading.Event()
+
+    def measure(model: nn.Module) -> float:
+        measuring.set()
+        assert trained.wait(60)
+        return 0.1
+
+    def weights() -> set[bytes]:
+        seen = set()
+
+        def objective(model: nn.Module, batch: list[torch.Tensor]) -> StepLoss:
+            seen.add(model[0].weight.detach().numpy().tobytes())
+            return StepLoss(functional.cross_entropy(model(batch[0]), batch[1]), 0.0, len(batch[1]))
+
+        clipq.compress(classifier(), loader(), None, settings=ALL, objective=objective, train=SHORT)
+        return seen
+
+    other = threading.Thread(target=lambda: clipq.compress(classifier(), loader(), measure, settings=ALL, train=SHORT))
+    other.start()
+    assert measuring.wait(60)
+    n = len(weights())
+    trained.set()
+    other.join()
+    assert n == 6
+
+
+def test_containers_of_batches_keep_their_class() -> None:
+    class Named(dict):
+        x, y = (property(lambda self, key=key: self[key]) for key in "xy")
+
+    def objective(model: nn.Module, batch: Named) -> StepLoss:
+        return StepLoss(functional.cross_entropy(model(batch.x), batch.y), 0.0, len(batch.y))
+
+    batches = [Named(x=X, y=Y)]
+    assert clipq.compress(classifier(), batches, None, settings=ALL, objective=objective, train=SHORT).net.layers
 
 
 def test_inference_mode_is_refused() -> None:

@@ -106,6 +106,23 @@ def test_what_processes_tell_each_other(outcomes: list[dict[str, Any]]) -> None:
         assert outcome["from the writer"] == ["rank", 0]
 
 
+def test_a_network_is_compressed_from_python_by_both_together(outcomes: list[dict[str, Any]]) -> None:
+    """They share each batch of a loader that shuffles; the first one's search and metric count."""
+    first, second = (outcome["from Python"] for outcome in outcomes)
+    epochs = [torch.tensor(x["seen"]).chunk(two_processes.CONFIG.epochs) for x in (first, second)]
+    for halves in zip(*epochs, strict=True):
+        assert sorted(torch.cat(halves).tolist()) == list(range(two_processes.N))
+    assert equal(first["net"], second["net"])
+    assert first["history"] == second["history"]
+    assert [record["val_error"] for record in first["history"]] == [0.3, 0.1, 0.5]
+    assert first["eps"] == second["eps"] == 0
+    one = two_processes.from_python()
+    for a, b in zip(first["history"], one["history"], strict=True):
+        assert a == pytest.approx(b, rel=1e-4)
+    for outcome in outcomes:
+        assert outcome["own samples"].startswith("DataError: loader: expected the same batches in every process")
+
+
 def test_errors_end_both(outcomes: list[dict[str, Any]]) -> None:
     for outcome in outcomes:
         assert outcome["drifted"].startswith("DistributedError: epoch 1: sha256 of the weights: expected the same on")

@@ -17,7 +17,7 @@ from clipq.optimizer import build_optimizer, learning_rate
 from clipq.quantized_net import LayerSetting
 from clipq.train_config import TrainConfig
 from clipq.train_state import History, random_state, set_random_state
-from clipq.training import StepLoss, TrainingError, cross_entropy, fit, top1_error
+from clipq.training import StepLoss, TrainingError, cross_entropy, fit, n_mistaken, top1_error
 from clipq.ws_train import ws_train
 
 X = torch.randn(26, 6, generator=torch.Generator().manual_seed(1))
@@ -398,6 +398,51 @@ def test_top1_error_counts_in_evaluation_mode_and_puts_the_mode_back() -> None:
     assert not model.training
     with pytest.raises(DataError, match="at least one sample"):
         top1_error(model, [])
+
+
+def test_top1_error_puts_back_every_modules_mode_whatever_happens() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)).train()
+    model[1].eval()
+    batch = (torch.randn(5, 3), torch.zeros(5, dtype=torch.int64))
+    top1_error(model, [batch])
+    with pytest.raises(RuntimeError):
+        top1_error(model, [batch, (torch.randn(5, 2), batch[1])])
+    assert [module.training for module in model] == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("outputs", "labels", "given"),
+    [
+        (torch.zeros(4, 3), torch.zeros(4, 1, dtype=torch.int64), r"outputs \[4, 3\] and labels \[4, 1\]"),
+        (torch.zeros(4, 3), torch.zeros(4, 3), r"labels \[4, 3\]"),
+        (torch.zeros(4), torch.zeros(4), r"outputs \[4\]"),
+        ((torch.zeros(4, 3),), torch.zeros(4), "outputs tuple"),
+    ],
+)
+def test_outputs_and_labels_that_do_not_fit_are_named(outputs: object, labels: torch.Tensor, given: str) -> None:
+    with pytest.raises(DataError, match=rf"expected outputs \[n, classes, \.\.\.\] .*{given}"):
+        n_mistaken(outputs, labels)
+
+
+def test_labels_at_each_place_and_shares_of_classes() -> None:
+    """The error counts places; shares of classes have no right or wrong, even of as many classes as samples."""
+    scores = torch.randn(4, 3, 5)
+    labels = torch.randint(3, (4, 5))
+    wrong = (scores.argmax(1) != labels).float().mean()
+    assert top1_error(Fixed(scores), [(torch.zeros(4), labels)]) == pytest.approx(float(wrong))
+    result = cross_entropy()(Fixed(scores), (torch.zeros(4), labels))
+    assert float(result.n_wrong) / result.n == pytest.approx(float(wrong))
+    shares = cross_entropy()(Fixed(torch.randn(4, 4)), (torch.zeros(4), torch.rand(4, 4)))
+    assert math.isnan(shares.n_wrong)
+
+
+class Fixed(nn.Module):
+    def __init__(self, scores: torch.Tensor) -> None:
+        super().__init__()
+        self.scores = nn.Parameter(scores)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.scores
 
 
 def test_the_loss_of_a_classifier() -> None:

@@ -12,7 +12,9 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
+import clipq
 from clipq import distributed
 from clipq.data.dataset import TensorBatches, TensorPair
 from clipq.errors import Interrupted, ModelError
@@ -173,6 +175,26 @@ def validated(batches: type[TensorBatches]) -> float:
     return top1_error(model, batches(TensorPair(x[:22], y[:22]), 7), shared=True)
 
 
+def from_python(**options: Any) -> dict[str, Any]:
+    """A network compressed with a loader that shuffles, and a metric that is another one in each process."""
+    seen: list[int] = []
+
+    def objective(model: nn.Module, batch: Any) -> StepLoss:
+        x, y, number = batch
+        seen.extend(number.tolist())
+        return StepLoss(nn.functional.cross_entropy(model(x), y), float("nan"), len(y))
+
+    loader = DataLoader(TensorDataset(*samples(torch.float32), torch.arange(N)), 8, **(options or {"shuffle": True}))
+    torch.manual_seed(distributed.rank())
+    metrics = iter([0.3, 0.1, 0.5] if distributed.is_writer() else [0.1, 0.3, 0.5])
+    result = clipq.compress(
+        nn.Sequential(nn.Flatten(), nn.Linear(36, 5)), loader, lambda model: next(metrics), objective=objective,
+        search=clipq.SearchConfig(evaluations=3), search_metric=lambda model: 0.1 * distributed.rank(), train=CONFIG,
+    )  # fmt: skip
+    history = [{k: v for k, v in record.items() if k not in ("seconds", "error")} for record in result.history.epochs]
+    return {"seen": seen, "net": result.net.state_dict(), "history": history, "eps": result.evaluations[0].eps}
+
+
 def outcome() -> dict[str, Any]:
     x = torch.arange(10.0)
     return {
@@ -190,6 +212,8 @@ def outcome() -> dict[str, Any]:
         "overflowing": said(overflowing),
         "failing writer": said(lambda: on_writer(ModelError("of the writer"))),
         "stopped writer": said(lambda: on_writer(Interrupted("by a signal"))),
+        "from Python": from_python(),
+        "own samples": said(lambda: from_python(sampler=DistributedSampler(range(N), drop_last=False))),
         "uneven": said(lambda: distributed.share((x, x[:3]))),
     }
 
