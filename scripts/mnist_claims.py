@@ -7,7 +7,7 @@
   error stands against bytes.
 
 All start from the same dense networks, one a seed, and use the training images alone until the last measurement.
-Finished parts are not repeated.  Writes results/claims/<network>.json.
+Finished parts are not repeated, and those that diverge are told.  Writes results/claims/<network>.json.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from clipq.provenance import provenance, without_folders
 from clipq.quantized_net import LayerSetting
 from clipq.train_config import TrainConfig
 from clipq.train_state import seed_everything
-from clipq.training import fit, top1_error
+from clipq.training import TrainingError, fit, top1_error
 from clipq.ws_learn_one_layer import ws_learn_one_layer
 from clipq.ws_train import ws_train
 from scripts.mnist_runs import add_common_options, dense_network, exit_code, run_once
@@ -188,19 +188,26 @@ def measure_search(
 def claims(
     network: str, seed: int, all_searches: bool, options: argparse.Namespace
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every part's rows, one after another: ("orders" | "searches", row)."""
+    """Every part's rows, one after another: ("orders" | "searches", row), or ("diverged", what did)."""
     common = {"data.data_dir": options.data_dir, "run.threads": str(options.threads)}
     weights = dense_network(f"mnist_{network}_small", seed, options.runs, common).resolve()
     overrides = {**common, "run.seed": str(seed), "network.weights": str(weights)}
     overrides |= {"train.epochs": str(options.epochs), "train.batch_size": str(BATCH_SIZE)} | WITHOUT
+    found: dict[str, LayerSetting] = {}
     for which in searches():
         if not all_searches and which[:2] != FOR_ORDERS:
             continue
-        row = measure_search(network, seed, overrides, options.runs, which)
+        try:
+            row = measure_search(network, seed, overrides, options.runs, which)
+        except TrainingError as error:
+            yield "diverged", {"search": which[0], "severity": which[1], "seed": seed, "error": str(error)}
+            continue
         if all_searches:
             yield "searches", row
         if which[:2] == FOR_ORDERS:
             found = {name: LayerSetting(p, b) for name, p, b in row["layers"]}
+    if not found:
+        return
     experiment = load_experiment(f"mnist_{network}_small", overrides)
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -208,21 +215,26 @@ def claims(
     for order in ORDERS:
         kept = options.runs / f"{network}-{order.replace(' ', '_').replace(',', '')}-{seed}.json"
         if not kept.is_file():
-            row = measure_order(order, Start(experiment, data, weights, found, seed))
+            try:
+                row = measure_order(order, Start(experiment, data, weights, found, seed))
+            except TrainingError as error:
+                yield "diverged", {"order": order, "seed": seed, "error": str(error)}
+                continue
             write_text(kept, json.dumps(row))
         yield "orders", json.loads(kept.read_text("utf-8"))
 
 
 def measure(network: str, options: argparse.Namespace) -> None:
     """All of one network; what is there after each seed is kept."""
-    rows: dict[str, list[dict[str, Any]]] = {"orders": [], "searches": [], "dense": []}
+    rows: dict[str, list[dict[str, Any]]] = {"orders": [], "searches": [], "dense": [], "diverged": []}
     origin = without_folders(provenance(0))
     for i, seed in enumerate(options.seeds):
         for part, row in claims(network, seed, i < options.search_seeds, options):
             rows[part].append(row)
             print(f"{network}, seed {seed}, {row}"[:200], flush=True)
-        dense = json.loads((options.runs / f"{network}-bayesopt-100-{seed}.json").read_text("utf-8"))["error"]
-        rows["dense"].append({"seed": seed, "val_error": dense["dense_val"], "test_error": dense["dense_test"]})
+        if (report := options.runs / f"{network}-bayesopt-100-{seed}.json").is_file():
+            dense = json.loads(report.read_text("utf-8"))["error"]
+            rows["dense"].append({"seed": seed, "val_error": dense["dense_val"], "test_error": dense["dense_test"]})
         kept = {
             "network": network, "epochs": options.epochs, "batch_size": BATCH_SIZE, "uniform_bits": UNIFORM_BITS,
             "seconds": round(sum(row["seconds"] for part in ("orders", "searches") for row in rows[part]), 1),

@@ -59,6 +59,10 @@ def claims() -> dict[str, Any]:
     return {
         "network": "lenet5", "epochs": 2, "uniform_bits": 3, "seconds": 60.0, "orders": orders, "searches": searches,
         "dense": [{"seed": 0, "val_error": 0.01, "test_error": 0.0125}], "provenance": ORIGIN,
+        "diverged": [
+            {"search": "uniform", "severity": 0.03, "seed": 1, "error": "NaN"},
+            {"order": "in parallel", "seed": 2, "error": "NaN"},
+        ],
     }  # fmt: skip
 
 
@@ -201,7 +205,8 @@ def test_orders_whose_network_was_not_searched_have_a_section_of_their_own(resul
     (results / "claims" / "lenet300100.json").write_text(json.dumps(only), encoding="utf-8")
     write_site(results, PAGES)
     page = (results / "claims" / "README.md").read_text(encoding="utf-8")
-    assert "## LeNet-300-100: the orders alone\n\n2 epochs of fine-tuning each. Dense: 1.25 %.\n\n" in page
+    how = "2 epochs of fine-tuning each. Dense: 1.25 %. Diverged, and left out: uniform 0.03 (seed 1), in parallel (seed 2)"
+    assert f"## LeNet-300-100: the orders alone\n\n{how}.\n\n" in page
     assert "| LeNet-300-100 | in parallel | 2.00" in page and "## LeNet-5: the search" in page
 
 

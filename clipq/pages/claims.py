@@ -81,7 +81,7 @@ def _summary(data: Data) -> str:
 def _body(data: Data) -> str:
     parts = []
     for name, claims in _networks(data):
-        how = f"{claims['epochs']} epochs of fine-tuning each. Dense: {_error(claims['dense'])}."
+        how = f"{claims['epochs']} epochs of fine-tuning each. Dense: {_error(claims['dense'])}.{_diverged(claims)}"
         if not _is_searched(claims):
             parts += [f"## {name}: the orders alone", how, origin(claims["provenance"], claims["seconds"])]
             continue
@@ -102,6 +102,13 @@ def _body(data: Data) -> str:
             origin(claims["provenance"], claims["seconds"]),
         ]
     return "\n\n".join(parts)
+
+
+def _diverged(claims: Mapping[str, Any]) -> str:
+    """What has no figures."""
+    rows = claims.get("diverged", [])
+    names = [f"{row.get('order') or '{search} {severity:g}'.format(**row)} (seed {row['seed']})" for row in rows]
+    return f" Diverged, and left out: {', '.join(names)}." if rows else ""
 
 
 def _pareto(data: Data, new_figure: NewFigure) -> Figure:
