@@ -16,7 +16,7 @@ from clipq.host_kernels import CompiledPart, assigned, find_candidates, spread
 from clipq.host_weights import FEW, Codes, Near
 from clipq.learned_layer import LearnedLayer
 from clipq.partition import Side, inner_edges, middles, side_ends
-from clipq.quantized_net import LayerSetting
+from clipq.quantized_net import WEIGHT_MAX, LayerSetting
 
 _NEAR = 1 / 256, 64  # half-width, relative to a guessed clip, of the band in which it is looked for; at least 64/n
 
@@ -32,8 +32,8 @@ def learn_layer(W: torch.Tensor, setting: LayerSetting, near: Near) -> LearnedLa
         return None
     known = _UNKNOWN if near.where[0] is None else near.where[0]
     good, quantized, where, codes, levels, counts, *sides = _learn(
-        weights.reshape(-1), float(setting.p), int(setting.b), -near.c_neg, near.c_pos, known
-    )  # of other types of numbers it would be compiled anew
+        weights.reshape(-1), setting.p, setting.b, -near.c_neg, near.c_pos, known
+    )
     if not good:
         return None
     neg, pos, shape = Side(*sides[:3]), Side(*sides[3:]), weights.shape
@@ -61,7 +61,7 @@ def _learn(x, p, b, c_neg, c_pos, known):
     c_pos, found_pos = _clip(band[band > 0], above_pos, n_pos, p, e_pos)
     keep_neg = float(np.nextafter(number(c_neg), number(inf)))
     keep_pos = float(np.nextafter(number(c_pos), number(inf)))
-    good = found_neg and found_pos and -top <= keep_neg and bottom <= keep_pos and isfinite(e_neg + e_pos)
+    good = found_neg and found_pos and -top <= keep_neg and bottom <= keep_pos and max(e_neg, e_pos) <= WEIGHT_MAX
     good &= (e_neg >= -top or not n_neg) and (e_pos >= bottom or not n_pos)  # below that, not all are candidates
     if not good:
         values, where = x[:0], known[:0]

@@ -5,8 +5,8 @@ that fit in a block (``device_rows``); each further block takes some thirty more
 16 bits of their binary form at a time.  Means are summed in fixed point, to 2^-43 of the layer's largest weight in the
 largest layers and to 2^-57 in small ones.
 
-Weights with NaN or Inf among them give NaN for all of their layer's quantized weights: the loss, which a training
-reads anyway, tells.
+Weights with NaN or Inf among them, or beyond float32's range, give NaN for all of their layer's quantized weights: the
+loss, which a training reads anyway, tells.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from clipq.conventions import Conventions
 from clipq.device_passes import passes, step
 from clipq.device_rows import BINS, DeviceRows, Layout, Survey, layout
 from clipq.partition import Side, clip_value, device_thresholds, edges_and_centres
-from clipq.quantized_net import LayerSetting
+from clipq.quantized_net import WEIGHT_MAX, LayerSetting
 
 _BITS = {torch.float32: torch.int32, torch.float64: torch.int64}
 
@@ -114,8 +114,8 @@ def learn_by(
     bits = tuple(settings[i].b for i in order)
     device = weights[0].device
     rows = make([weights[i] for i in order], layout(tuple(len(weights[i]) for i in order), device))
-    survey = rows.survey()
-    clip = _clip(rows, survey, _rates(tuple(float(settings[i].p) for i in order), device), conventions)
+    survey = rows.survey() if rows.dtype == torch.float32 else _none_too_large(rows.survey())
+    clip = _clip(rows, survey, _rates(tuple(settings[i].p for i in order), device), conventions)
     c, keep_from = torch.minimum(clip.c, survey.extremes), clip.keep_from.expand(-1, 2)
     neg, pos = (Side(c[:, i], survey.extremes[:, i], keep_from[:, i]) for i in (0, 1))
     between, centres = _partition(neg, pos, bits, conventions)
@@ -130,6 +130,12 @@ def learn_by(
     rows.write(values.to(weights[0].dtype))
     numbers = Numbers(values[:, 1:], counts, torch.stack([*neg, *pos]))
     return DeviceLayers(order, rows.layout, rows.quantized, rows.codes, lambda: numbers)
+
+
+def _none_too_large(survey: Survey) -> Survey:
+    """The same with layers of larger weights than ``WEIGHT_MAX`` among the bad ones."""
+    bad = survey.bad | (survey.extremes > WEIGHT_MAX).any(1)
+    return survey._replace(bad=bad, extremes=survey.extremes.masked_fill(bad[:, None], float("nan")))
 
 
 @lru_cache(maxsize=16)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, reduce
-from math import ceil, floor, inf, isfinite, sqrt
+from math import ceil, floor, inf, sqrt
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -20,6 +20,7 @@ import torch
 
 from clipq.host_part import Gap, Part
 from clipq.host_passes import part_kind
+from clipq.quantized_net import WEIGHT_MAX
 
 _CHUNK = 1 << 18
 FEW = 1 << 11  # of so many weights all are candidates
@@ -41,13 +42,14 @@ class Rank(NamedTuple):
 
 
 class Survey(NamedTuple):
-    """Counts of negative and positive weights, their largest magnitudes (0 for none), and NaN and Inf among them."""
+    """Counts of negative and positive weights, their largest magnitudes (0 for none), and whether there are NaN, Inf or
+    magnitudes above ``WEIGHT_MAX`` among them."""
 
     n_neg: int
     n_pos: int
     e_neg: float
     e_pos: float
-    n_bad: int
+    bad: bool
 
 
 class Near(NamedTuple):
@@ -122,11 +124,11 @@ class HostWeights:
         counts = _each(lambda part: part.count_signs(), self._parts)
         n_neg, n_pos = sum([n for n, _ in counts]), sum([n for _, n in counts])
         lowest, highest = self._ends()
-        if not (isfinite(lowest) and isfinite(highest)):
-            return Survey(n_neg, n_pos, 0.0, 0.0, _count_not_finite(self._x))
+        if not (-WEIGHT_MAX <= lowest and highest <= WEIGHT_MAX):  # nor where they are NaN
+            return Survey(n_neg, n_pos, 0.0, 0.0, True)
         if (n_neg and -lowest < self._low[0]) or (n_pos and highest < self._low[1]):  # not all of those are candidates
             lowest, highest = float(self._x.min()), float(self._x.max())
-        return Survey(n_neg, n_pos, max(0.0, -lowest), max(0.0, highest), 0)
+        return Survey(n_neg, n_pos, max(0.0, -lowest), max(0.0, highest), False)
 
     def magnitudes(self, rank: Rank) -> tuple[float, float]:
         """m_k and m_{k+1}, 1 <= k < n."""
@@ -235,10 +237,6 @@ class HostWeights:
     def _all_from(self, sign: int) -> float:
         """The magnitude from which on all weights of a sign, or all (0), are candidates."""
         return self._low[0] if sign < 0 else self._low[1] if sign else max(self._low)
-
-
-def _count_not_finite(x: np.ndarray) -> int:
-    return int(np.count_nonzero(~np.isfinite(x)))
 
 
 @cache

@@ -11,6 +11,8 @@ import torch
 from clipq.errors import SettingError
 
 B_MIN, B_MAX = 2, 8
+#: The largest magnitude of a weight that is compressed: levels are float32.
+WEIGHT_MAX = float(np.finfo(np.float32).max)
 #: Floating types a compressed weight may have; its levels are float32 and cast to this type when decoded.
 WEIGHT_DTYPES = {"float64": torch.float64, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}  # fmt: skip  # noqa: E501
 
@@ -18,6 +20,8 @@ WEIGHT_DTYPES = {"float64": torch.float64, "float32": torch.float32, "float16": 
 @dataclass(frozen=True)
 class LayerSetting:
     """theta = (p, b) of one layer: pruning rate ``p`` in [0, 1] and bits ``b`` in 2..8.
+
+    NumPy's numbers are taken, too; kept are a float and an int.
 
     Raises:
         SettingError: p or b outside its range or not a number.
@@ -27,10 +31,12 @@ class LayerSetting:
     b: int
 
     def __post_init__(self) -> None:
-        if not isinstance(self.p, (int, float)) or not 0.0 <= self.p <= 1.0:
+        if not isinstance(self.p, (int, float, np.integer, np.floating)) or not 0.0 <= self.p <= 1.0:
             raise SettingError(f"pruning rate p: expected a number in [0, 1], got {self.p!r}")
         if isinstance(self.b, bool) or not isinstance(self.b, (int, np.integer)) or not B_MIN <= self.b <= B_MAX:
             raise SettingError(f"bits b: expected an integer from {B_MIN} to {B_MAX}, got {self.b!r}")
+        object.__setattr__(self, "p", float(self.p))
+        object.__setattr__(self, "b", int(self.b))
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +58,7 @@ class QuantizedLayer:
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        LayerSetting(0.0, self.b)
+        object.__setattr__(self, "b", LayerSetting(0.0, self.b).b)
         if self.codes.dtype != np.uint8:
             raise SettingError(f"layer {self.name}: codes: expected uint8, got {self.codes.dtype}")
         if self.levels.dtype != np.float32 or self.levels.shape != (2**self.b - 1,):

@@ -23,7 +23,7 @@ from clipq.host_weights import HostWeights, Near, Rank
 from clipq.layer_step import layer_step
 from clipq.learned_layer import LearnedLayer
 from clipq.partition import Side, centres, clip_value, intervals, thresholds
-from clipq.quantized_net import LayerSetting
+from clipq.quantized_net import WEIGHT_MAX, LayerSetting
 
 Array = TypeVar("Array", torch.Tensor, np.ndarray)
 CodesOf = Callable[[], Array]
@@ -34,7 +34,7 @@ _NUMPY = {torch.float32: np.float32, torch.float64: np.float64}
 class LayerQuantization(Generic[Array]):
     """What pruning-quantization makes of one layer.  N = 2^b - 1.
 
-    quantized: W's shape, type and device: each weight's quantization level, or 0.
+    quantized: W's shape, type (NumPy's in native byte order) and device: each weight's quantization level, or 0.
     find_codes: gives the ``codes``, which a training step does not need.
     levels: float32 [N], on W's device.
     counts: int64 [N], weights in each interval.
@@ -101,7 +101,7 @@ def ws_learn_one_layer(
 ) -> LayerQuantization[torch.Tensor] | LayerQuantization[np.ndarray]:
     """Prunes and quantizes the weights of one layer (paper, section 3.1; Figure 2).
 
-    W: full-precision weights of any shape, float64, float32, float16 or bfloat16; not changed.
+    W: full-precision weights of any shape, float64, float32, float16 or bfloat16, in float32's range; not changed.
     p: pruning rate in [0, 1].  b: bits of a code, 2..8.
     name: the layer, as errors name it.
     near: what came of weights that are nearly the same, such as the last step's, or their (c_neg, c_pos): speeds the
@@ -109,19 +109,19 @@ def ws_learn_one_layer(
 
     Raises:
         SettingError: p or b outside its range.
-        WeightError: NaN or Inf among the weights, or not a floating type; names the layer.
+        WeightError: NaN, Inf or magnitudes above ``WEIGHT_MAX`` among the weights, or not a floating type of up to 64
+            bits; names the layer.
     """
     setting = LayerSetting(p, b)
-    learned = learn(
-        W.detach() if isinstance(W, torch.Tensor) else _as_tensor(W, name), setting, conventions, name, near
-    )
+    weights = W.detach() if isinstance(W, torch.Tensor) else _as_tensor(W, name)
+    learned = learn(weights, setting, conventions, name, near)
     if not isfinite(float(learned.neg.e + learned.pos.e)):  # an accelerator's, known here only now
-        raise _not_finite(name, int((~torch.isfinite(torch.as_tensor(W))).sum()), learned.quantized.numel())
+        raise _out_of_range(name, weights)
     if isinstance(W, torch.Tensor):
         return learned
     return LayerQuantization(
         learned.quantized.numpy(), lambda: learned.codes.numpy(), learned.levels.numpy(), learned.counts.numpy(),
-        learned.neg, learned.pos, b, conventions, learned.near,
+        learned.neg, learned.pos, setting.b, conventions, learned.near,
     )  # fmt: skip
 
 
@@ -132,7 +132,8 @@ def learn(
     name: str = "layer",
     near: Near | tuple[float, float] | None = None,
 ) -> LayerQuantization[torch.Tensor]:
-    """``ws_learn_one_layer`` without waiting for an accelerator; NaN or Inf then give quantized weights of NaN."""
+    """``ws_learn_one_layer`` without waiting for an accelerator; what is out of range then gives quantized weights of
+    NaN."""
     found = learn_weights(W, setting, conventions, name, Near(*near) if near else None)
     return LayerQuantization(
         found.quantized, found.find_codes, torch.as_tensor(found.levels), torch.as_tensor(found.counts), found.neg,
@@ -174,7 +175,7 @@ def _learn_on_host(
     """By every reading, and whatever the weights are."""
     weights = HostWeights(x, setting.p, conventions.clip_scope == "all_weights", near)
     number: Any = _NUMPY[x.dtype]
-    neg, pos = _clip(weights, len(x), number, setting.p, conventions, name)
+    neg, pos = _clip(weights, x, number, setting.p, conventions, name)
     bounds = thresholds(neg, pos, setting.b, number, conventions)
     codes, sums, counts = weights.assign((neg.keep_from, pos.keep_from), bounds)
     levels = sums / np.maximum(counts, 1)
@@ -187,14 +188,14 @@ def _learn_on_host(
 
 
 def _clip(
-    weights: HostWeights, n: int, number: Any, p: float, conventions: Conventions, name: str
+    weights: HostWeights, x: torch.Tensor, number: Any, p: float, conventions: Conventions, name: str
 ) -> tuple[Side, Side]:
     """The negative and the positive side, clipped (A01 to A04)."""
     survey = weights.survey()
-    if survey.n_bad:
-        raise _not_finite(name, survey.n_bad, n)
+    if survey.bad:
+        raise _out_of_range(name, x)
     if conventions.clip_scope == "all_weights":
-        ranks = [_rank(0, n, p, conventions)]
+        ranks = [_rank(0, len(x), p, conventions)]
         extremes = [max(survey.e_neg, survey.e_pos)]
     else:
         ranks = [_rank(-1, survey.n_neg, p, conventions), _rank(1, survey.n_pos, p, conventions)]
@@ -259,14 +260,21 @@ def _side(
 
 
 def _as_tensor(W: np.ndarray, name: str) -> torch.Tensor:
-    if W.dtype.kind != "f":
-        raise WeightError(f"layer {name}: expected floating-point weights, got {W.dtype}")
-    return torch.from_numpy(np.ascontiguousarray(W))
+    dtype = W.dtype.newbyteorder("=")
+    if dtype not in (np.float64, np.float32, np.float16):
+        raise WeightError(f"layer {name}: expected floating-point weights of up to 64 bits, got {W.dtype}")
+    return torch.from_numpy(np.require(W, dtype, ["C", "W", "E"]))  # a copy of what torch cannot share
 
 
 def _on_host(side: Side) -> Side[float]:
     return Side(float(side.c), float(side.e), float(side.keep_from))
 
 
-def _not_finite(name: str, n_bad: int, n: int) -> WeightError:
-    return WeightError(f"layer {name}: expected finite weights, got {n_bad} of {n} that are NaN or Inf")
+def _out_of_range(name: str, W: torch.Tensor) -> WeightError:
+    if n_bad := int((~torch.isfinite(W)).sum()):
+        return WeightError(f"layer {name}: expected finite weights, got {n_bad} of {W.numel()} that are NaN or Inf")
+    n_large = int((W.abs() > WEIGHT_MAX).sum())
+    return WeightError(
+        f"layer {name}: expected weights of magnitude at most {WEIGHT_MAX:g}, as levels are float32, got {n_large} of "
+        f"{W.numel()} that are larger"
+    )

@@ -15,7 +15,7 @@ from clipq.conventions import Conventions
 from clipq.device_weights import learn_on_device
 from clipq.errors import SettingError, WeightError
 from clipq.host_part import Part
-from clipq.quantized_net import LayerSetting
+from clipq.quantized_net import LayerSetting, QuantizedLayer
 from clipq.ws_learn_one_layer import learn, ws_learn_one_layer
 
 FIGURE_2 = np.array([[0.1, -0.1, 0.7, -0.4], [0.7, -0.5, 0.9, -0.1], [-1.0, -0.6, -1.6, 0.8], [-0.5, 1.1, 0.2, 1.2]])
@@ -256,7 +256,19 @@ def test_an_empty_interval_keeps_its_place():
 
 
 @pytest.mark.parametrize(
-    ("p", "b"), [(0.5, 1), (0.5, 9), (0.5, 2.5), (0.5, True), (-0.1, 4), (1.1, 4), (float("nan"), 4)]
+    ("p", "b"),
+    [
+        (0.5, 1),
+        (0.5, 9),
+        (0.5, 2.5),
+        (0.5, True),
+        (0.5, np.True_),
+        (np.True_, 4),
+        ("0.5", 4),
+        (-0.1, 4),
+        (1.1, 4),
+        (float("nan"), 4),
+    ],
 )
 def test_settings_out_of_range_are_refused(p, b):
     with pytest.raises(SettingError, match="expected"):
@@ -271,9 +283,56 @@ def test_weights_that_are_not_finite_are_refused_by_name(bad):
         ws_learn_one_layer(W, 0.5, 4, name="conv1")
 
 
+@pytest.mark.parametrize("large", [1.7e308, np.nextafter(np.finfo(np.float32).max, np.inf, dtype=np.float64)])
+@pytest.mark.parametrize("c", ALL[::97], ids=str)
+def test_every_way_refuses_weights_beyond_the_range_of_levels(way, large, c):
+    W = np.random.default_rng(0).normal(size=3000)
+    near = ws_learn_one_layer(W, 0.5, 4, c).near
+    W[[7, 2000]] = large, -large
+    for guess in (near, None):
+        with pytest.raises(WeightError, match=r"layer conv1: .* at most 3\.40282e\+38.* 2 of 3000 that are larger"):
+            ws_learn_one_layer(W, 0.5, 4, c, name="conv1", near=guess)
+
+
+def test_every_way_takes_the_largest_weights_that_levels_can_be(way):
+    W = float(np.finfo(np.float32).max) * np.array([1.0, -1.0, 0.5] * 50)
+    r = ws_learn_one_layer(W, 0.0, 3)
+    np.testing.assert_array_equal(ws_learn_one_layer(W, 0.0, 3, near=r.near).quantized, r.quantized)
+    np.testing.assert_array_equal(r.quantized, W)
+
+
+def test_levels_below_the_range_of_float32_are_zero():
+    r = ws_learn_one_layer(np.array([1e-60, -1e-60]), 0.0, 2)
+    assert r.codes.tolist() == [3, 1] and not r.levels.any()
+
+
 def test_integers_are_refused():
     with pytest.raises(WeightError, match=r"ip1.*floating-point.*int64"):
         ws_learn_one_layer(torch.ones(3, dtype=torch.int64), 0.5, 4, name="ip1")
+
+
+@pytest.mark.filterwarnings("error")
+def test_arrays_that_torch_cannot_share_are_taken():
+    read_only = np.frombuffer(FIGURE_2.tobytes()).reshape(4, 4)
+    for W in (read_only, FIGURE_2.astype(">f8"), FIGURE_2[::-1][::-1]):
+        assert_same(ws_learn_one_layer(W, 0.25, 2), ws_learn_one_layer(FIGURE_2, 0.25, 2))
+    assert ws_learn_one_layer(FIGURE_2.astype(">f4"), 0.25, 2).quantized.dtype == np.float32
+    assert ws_learn_one_layer(np.array(0.5), 0.0, 2).quantized.shape == ()
+
+
+@pytest.mark.skipif(np.dtype(np.longdouble) == np.float64, reason="long double is double here")
+def test_long_doubles_are_refused_by_name():
+    with pytest.raises(WeightError, match=r"layer ip1: .* up to 64 bits, got"):
+        ws_learn_one_layer(FIGURE_2.astype(np.longdouble), 0.25, 2, name="ip1")
+
+
+def test_settings_are_numbers_of_python_or_numpy():
+    setting = LayerSetting(np.float32(0.25), np.int8(8))
+    assert setting == LayerSetting(0.25, 8) and (type(setting.p), type(setting.b)) == (float, int)
+    for p, b in ((np.float32(0.25), np.int8(8)), (np.int64(0), np.uint8(2))):
+        assert_same(ws_learn_one_layer(FIGURE_2, p, b), ws_learn_one_layer(FIGURE_2, float(p), int(b)))
+    layer = QuantizedLayer("w", np.int8(8), np.zeros(4, np.uint8), np.zeros(255, np.float32))
+    assert type(layer.b) is int
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
