@@ -9,17 +9,28 @@ from torch import nn
 
 from clipq.train_config import TrainConfig
 
+#: Modules whose parameters scale and shift what they have normalized.
+_NORMALIZATION = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+
 
 def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     """SGD or Adam on the trainable parameters; the full-precision ones of layers whose weights are shared."""
+    exempt = set() if config.decay_biases else _biases_and_normalization(model)
     parameters = [p for p in model.parameters() if p.requires_grad]
-    decayed = [p for p in parameters if p.ndim > 1 or config.decay_biases]
-    others = [p for p in parameters if not (p.ndim > 1 or config.decay_biases)]
+    decayed = [p for p in parameters if p not in exempt]
+    others = [p for p in parameters if p in exempt]
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
     groups = [g for g in groups if g["params"]]
     if config.optimizer == "adam":
         return torch.optim.Adam(groups, lr=config.lr)
     return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov)
+
+
+def _biases_and_normalization(model: nn.Module) -> set[nn.Parameter]:
+    """Parameters of normalization of any shape, parametrized or not, those named as biases, and all others of one
+    dimension, as what users' own modules scale and shift by has."""
+    exempt = {p for module in model.modules() if isinstance(module, _NORMALIZATION) for p in module.parameters()}
+    return exempt | {p for name, p in model.named_parameters() if p.ndim <= 1 or "bias" in name.rpartition(".")[2]}
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -39,7 +39,7 @@ DEVIATIONS = (
     Deviation(
         "D03", "Weight decay of biases",
         "Caffe decays every blob unless its decay_mult says otherwise.",
-        "Only weights are decayed.",
+        "Only weights are decayed: no bias, no parameter of normalization, and no other one of a single dimension.",
         "Biases and normalization parameters are not compressed; decaying them only shifts their optimum.",
         "clipq.train_config:TrainConfig.decay_biases", "tests/test_parity.py",
     ),

@@ -11,13 +11,15 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from clipq.errors import CheckpointError, DataError, Interrupted
+from clipq.errors import CheckpointError, DataError, Interrupted, SettingError
 from clipq.layers import compressible_layers
+from clipq.networks import NETWORKS
 from clipq.optimizer import build_optimizer, learning_rate
 from clipq.quantized_net import LayerSetting
 from clipq.train_config import TrainConfig
 from clipq.train_state import History, random_state, set_random_state
 from clipq.training import StepLoss, TrainingError, cross_entropy, fit, n_mistaken, top1_error
+from clipq.weight_sharing import share_weights
 from clipq.ws_train import ws_train
 
 X = torch.randn(26, 6, generator=torch.Generator().manual_seed(1))
@@ -273,6 +275,59 @@ def test_which_parameters_are_decayed(decay_biases: bool) -> None:
         "0.weight": 0.01, "0.bias": vectors, "1.weight": vectors, "1.bias": vectors,
         "4.weight": None, "4.bias": vectors,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [
+        nn.LayerNorm([2, 6, 6]),
+        nn.RMSNorm([2, 6]),
+        nn.GroupNorm(1, 2),
+        nn.BatchNorm2d(2),
+        nn.InstanceNorm1d(2, affine=True),
+    ],
+)
+def test_normalization_and_biases_of_any_shape_are_not_decayed(norm: nn.Module) -> None:
+    model = nn.Sequential(norm, nn.MultiheadAttention(4, 2, add_bias_kv=True))
+    layers = compressible_layers(model, types=(type(norm), nn.MultiheadAttention))
+    names = {id(p): name for name, p in model.named_parameters()}
+    with share_weights(layers, {layer.name: LayerSetting(0.5, 2) for layer in layers}):
+        groups = build_optimizer(model, TrainConfig(weight_decay=0.01)).param_groups
+    decayed = [names[id(p)] for p in groups[0]["params"]]
+    assert sorted(decayed) == ["1.in_proj_weight", "1.out_proj.weight"]
+    assert [g["weight_decay"] for g in groups] == [0.01, 0.0]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_what_has_two_dimensions_is_decayed_in_the_experiments_networks(name: str) -> None:
+    with torch.device("meta"):
+        model = NETWORKS[name]()
+    decayed = build_optimizer(model, TrainConfig(weight_decay=0.01)).param_groups[0]["params"]
+    assert [id(p) for p in decayed] == [id(p) for p in model.parameters() if p.ndim > 1]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"nesterov": True, "momentum": 0.0}, "momentum: expected > 0 with nesterov, got 0.0"),
+        ({"schedule": "inv", "gamma": -1.0}, "gamma: expected >= 0, got -1.0"),
+        ({"schedule": "step", "gamma": float("inf")}, "gamma: expected a finite number, got inf"),
+        ({"warmup_epochs": float("inf")}, "warmup_epochs: expected a finite number, got inf"),
+        ({"lr": float("inf")}, "lr: expected a finite number, got inf"),
+        ({"weight_decay": float("nan")}, "weight_decay: expected a finite number, got nan"),
+        ({"lr": "0.1"}, "lr: expected a finite number, got '0.1'"),
+        ({"epochs": 2.5}, "epochs: expected a whole number, got 2.5"),
+        ({"decay_biases": "no"}, "decay_biases: expected True or False, got 'no'"),
+    ],
+)
+def test_options_that_make_no_training_are_refused(options: dict[str, Any], expected: str) -> None:
+    with pytest.raises(SettingError, match=f"^training option {expected}$"):
+        TrainConfig(**options)
+
+
+def test_options_may_be_numpys_numbers() -> None:
+    assert TrainConfig(lr=np.float32(0.5), epochs=np.int64(3)) == TrainConfig(lr=0.5, epochs=3)
+    assert TrainConfig(optimizer="adam", nesterov=True, momentum=0.0).momentum == 0.0
 
 
 def test_full_precision_weights_are_decayed_under_quantization() -> None:
