@@ -109,7 +109,7 @@ def compress(
 
     Raises:
         ModelError: a network, a layer or a pattern that cannot be compressed as asked; nothing has been changed.
-        SettingError: options that exclude each other, or a metric that is no error in [0, 1].
+        SettingError: options that exclude each other, or a metric that is no function or no error in [0, 1].
         DataError: batches of unknown number, or none, or other ones for each of several processes.
         WeightError, TrainingError: weights or a loss that are NaN or Inf.
     """
@@ -117,6 +117,7 @@ def compress(
         raise ModelError("network: cannot be trained inside torch.inference_mode()")
     _exclude_each_other(search=search, settings=settings)
     _exclude_each_other(loss=loss, objective=objective)
+    _all_functions(metric=metric, search_metric=search_metric, loss=loss, objective=objective)
     plain = plain_model(model)
     layers = compressible_layers(plain, include, exclude, types)
     check_state(plain)
@@ -162,8 +163,9 @@ def save(
     coder: ``fixed``, the paper's; ``entropy``; or ``best``, the smaller one for each layer.
 
     Raises:
-        SettingError: an unknown coder, or a tensor that the file cannot hold.
+        SettingError: not a network, an unknown coder, or a tensor that the file cannot hold.
     """
+    net = _network("save", net)
     if Path(path).suffix.lower() == ".mat":
         return write_mat(net, path, conventions)
     return write_clipq(encode_sparse_quantized_net_v2(net, coder, conventions), path)
@@ -183,11 +185,13 @@ def load_into(model: Model, source: QuantizedNet | str | os.PathLike[str] | byte
     """Loads a compressed network into ``model``, which stays on its device and in its types; gives ``model``.
 
     Raises:
+        SettingError: not a compressed network, a path or bytes.
         ModelError: entries that are missing, unexpected or of another shape, all of them named; nothing was loaded.
         ClipqFormatError, OSError: as ``load``.
     """
     plain = plain_model(model)
-    state = (source if isinstance(source, QuantizedNet) else load(source)).state_dict()
+    net = load(source) if isinstance(source, (str, os.PathLike, bytes)) else _network("load_into", source)
+    state = net.state_dict()
     own = plain.state_dict(keep_vars=True)
     faults = [f"missing in the file: {name}" for name in own if name not in state]
     faults += [f"unexpected in the file: {name}" for name in state if name not in own]
@@ -207,6 +211,19 @@ def _misfit(name: str, stored: torch.Tensor, own: Any) -> str:
     if own.shape != stored.shape:
         return f"{name}: {tuple(stored.shape)} in the file, {tuple(own.shape)} in the network"
     return f"{name}: on the meta device in the network (see torch.nn.Module.to_empty)" if own.is_meta else ""
+
+
+def _network(where: str, given: Any) -> QuantizedNet:
+    if not isinstance(given, QuantizedNet):
+        hint = ": give its .net" if isinstance(given, Compressed) else ""
+        raise SettingError(f"{where}: expected a QuantizedNet, got {type(given).__name__}{hint}")
+    return given
+
+
+def _all_functions(**options: Any) -> None:
+    for name, value in options.items():
+        if value is not None and not callable(value):
+            raise SettingError(f"compress: {name}: expected a function, got {value!r}")
 
 
 def _exclude_each_other(**options: Any) -> None:

@@ -137,6 +137,10 @@ def _checked_weight(name: str, module: nn.Module, attribute: str) -> nn.Paramete
             f"layer {name}: expected a dense weight of type {', '.join(WEIGHT_DTYPES)}, "
             f"got {weight.dtype}, {weight.layout}"
         )
+    if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and module.sparse and weight.requires_grad:
+        raise ModelError(
+            f"layer {name}: expected dense gradients, got sparse=True; set it to False, or exclude the layer"
+        )
     if weight.is_meta:
         raise ModelError(f"layer {name}: its weight is on the meta device and has no values")
     if type(weight.data) is not torch.Tensor or weight.is_inference():

@@ -120,8 +120,10 @@ class QuantizedNet:
         has fewer digits; its type stays.  (DEVIATIONS.md, D13.)
 
         Raises:
-            SettingError: a finite number that is too large for ``dtype``; names the tensor.
+            SettingError: an unknown ``dtype``, or a finite number that is too large for it; names the tensor.
         """
+        if dtype not in list(WEIGHT_DTYPES):
+            raise SettingError(f"dtype of tensors: expected one of {list(WEIGHT_DTYPES)}, got {dtype!r}")
         coarse = WEIGHT_DTYPES[dtype]
         tensors = dict(self.tensors)
         for name, exact in self.tensors.items():

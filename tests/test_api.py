@@ -517,6 +517,10 @@ def with_nan() -> nn.Module:
     [
         ({"search": clipq.SearchConfig()}, SettingError, "one of search and settings, got both"),
         ({"loss": nn.MSELoss(), "objective": metric}, SettingError, "one of loss and objective, got both"),
+        ({"metric": 0.3}, SettingError, r"^compress: metric: expected a function, got 0\.3"),
+        ({"search_metric": "error"}, SettingError, "search_metric: expected a function, got 'error'"),
+        ({"loss": "mse"}, SettingError, "loss: expected a function, got 'mse'"),
+        ({"objective": StepLoss(torch.zeros(1), 0, 1)}, SettingError, "objective: expected a function, got StepLoss"),
         ({"settings": None}, SettingError, "needs a metric or a search_metric"),
         ({"settings": {"0": (0.5, 3)}}, ModelError, r"no \(p, b\) for layer 4\.weight; given for: 0"),
         ({"settings": {}}, ModelError, "given for: none"),
@@ -673,6 +677,18 @@ def test_a_net_that_does_not_fit_names_every_entry_and_loads_nothing(net: clipq.
     assert state_bytes(model) == before
     with pytest.raises(ModelError, match=r"missing in the file: 5\.weight; missing in the file: 5\.bias$"):
         clipq.load_into(nn.Sequential(*classifier(), nn.Linear(2, 2)), net)
+
+
+def test_what_compress_gives_is_no_network_itself(tmp_path: Path) -> None:
+    model = classifier()
+    result = clipq.compress(model, loader(), None, settings=ALL, train=TrainConfig(epochs=0))
+    before = state_bytes(model)
+    for use in (lambda: clipq.save(result, tmp_path / "net.clipq"), lambda: clipq.load_into(model, result)):  # type: ignore[arg-type, type-var]
+        with pytest.raises(SettingError, match=r"expected a QuantizedNet, got Compressed: give its \.net"):
+            use()
+    with pytest.raises(SettingError, match="expected a QuantizedNet, got dict"):
+        clipq.load_into(model, result.net.state_dict())  # type: ignore[arg-type]
+    assert state_bytes(model) == before and not list(tmp_path.iterdir())
 
 
 def test_loading_into_lazy_and_meta_networks(net: clipq.QuantizedNet) -> None:

@@ -174,6 +174,16 @@ def subclass() -> nn.Module:
     return layer
 
 
+def test_a_weight_with_sparse_gradients_is_an_error_that_names_it_unless_it_is_frozen() -> None:
+    for kind in (nn.Embedding, nn.EmbeddingBag):
+        model = nn.Sequential(kind(5, 4, sparse=True), nn.Linear(4, 2))
+        with pytest.raises(ModelError, match=r"layer 0\.weight: expected dense gradients, got sparse=True"):
+            compressible_layers(model, types=(kind, nn.Linear))
+        assert names(model) == ["1.weight"]
+        model[0].weight.requires_grad_(False)
+        assert names(model, types=kind) == ["0.weight"]
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

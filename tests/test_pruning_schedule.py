@@ -68,6 +68,12 @@ def test_rounding_keeps_types_and_whole_numbers():
     assert torch.equal(rounded["half"], tensors["half"]) and torch.equal(rounded["count"], tensors["count"])
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, "half"])
+def test_rounding_to_an_unknown_type_is_refused(dtype):
+    with pytest.raises(SettingError, match=rf"expected one of .*'bfloat16'\], got {dtype!r}"):
+        QuantizedNet((), {}).rounded(dtype)
+
+
 def test_a_number_too_large_to_round_is_refused_with_its_tensor():
     net = QuantizedNet((), {"norm.running_var": torch.tensor([1.0, 7e4]), "odd": torch.tensor([float("inf")])})
     with pytest.raises(SettingError, match=r"norm\.running_var: expected numbers of at most 65504 .* got 1 larger"):
