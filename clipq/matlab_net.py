@@ -32,7 +32,7 @@ from clipq.atomic_file import write_bytes
 from clipq.bits import choose_index_bits
 from clipq.conventions import Conventions
 from clipq.errors import ClipqError, ClipqFormatError, SettingError
-from clipq.quantized_net import QuantizedLayer, QuantizedNet
+from clipq.quantized_net import LayerSetting, QuantizedLayer, QuantizedNet
 from clipq.relative_index import MAX_INDEX_BITS, RelativeIndex, expand, relative_index
 from clipq.tensor_bytes import TYPE_NAMES, element_size, tensor_from_bytes, tensor_to_bytes, type_name
 
@@ -99,8 +99,8 @@ def read_mat(data: bytes) -> QuantizedNet:
         if net.text("format") != "clipq" or net.integer("version") != VERSION:
             raise MatlabStructError(f"net: expected format 'clipq', version {VERSION}")
         layers = tuple(_read_layer(fields) for fields in net.array("layers"))
-        tensors = {fields.text("name"): _read_tensor(fields) for fields in net.array("tensors")}
-        aliases = {fields.text("name"): fields.text("target") for fields in net.array("aliases")}
+        tensors = {name: _read_tensor(fields) for name, fields in net.by_name("tensors").items()}
+        aliases = {name: fields.text("target") for name, fields in net.by_name("aliases").items()}
         return QuantizedNet(layers, tensors, aliases)
     except ClipqFormatError:
         raise
@@ -171,6 +171,15 @@ class _Fields:
         elements = self.raw(name).reshape(-1)
         return [_Fields(elements[i : i + 1], f"{self._where}.{name}({i + 1})") for i in range(elements.size)]
 
+    def by_name(self, name: str) -> dict[str, _Fields]:
+        """The elements by their field ``name``, which must differ."""
+        found: dict[str, _Fields] = {}
+        for element in self.array(name):
+            if (key := element.text("name")) in found:
+                raise MatlabStructError(f"{self._where}.{name}: expected every name once, got {key!r} twice")
+            found[key] = element
+        return found
+
     def vector(self, name: str, dtype: str, limit: float = math.inf) -> np.ndarray:
         """The values as ``dtype``, which must hold them exactly, from 0 to below ``limit`` for integers."""
         value = self.raw(name).reshape(-1)
@@ -206,6 +215,10 @@ class _Fields:
 
 def _read_layer(fields: _Fields) -> QuantizedLayer:
     name, b, index_bits = fields.text("name"), fields.integer("b"), fields.integer("index_bits", MAX_INDEX_BITS + 1)
+    try:
+        LayerSetting(0.0, b)
+    except SettingError as fault:
+        raise MatlabStructError(f"layer {name}: {fault}") from fault
     n = fields.integer("n_weights", MAX_WEIGHTS + 1)
     gaps, codes = fields.vector("gaps", "uint32", 2**index_bits), fields.vector("codes", "uint8", 2**b)
     if gaps.size != codes.size:

@@ -104,6 +104,7 @@ def test_octave_reads_the_weights_and_writes_the_struct_back(tmp_path: Path) -> 
         ({"shape": [2.0, 2.0]}, r"expected 6 elements, got \(2, 2\)"),
         ({"n_weights": 1e30, "shape": [1e30]}, "n_weights"),
         ({"b": 9.0}, "from 2 to 8"),
+        ({"b": 4294967295.0}, "layer w: bits b: expected an integer from 2 to 8, got 4294967295"),
         ({"levels": [1.0]}, "levels: expected float32 of shape"),
         ({"levels": [0.1, 0.2, 0.3]}, "levels: expected values of float32"),
         ({"dtype": "int8"}, "dtype: expected one of"),
@@ -113,6 +114,20 @@ def test_octave_reads_the_weights_and_writes_the_struct_back(tmp_path: Path) -> 
 def test_structs_that_contradict_themselves(changes: dict[str, object], message: str) -> None:
     with pytest.raises(MatlabStructError, match=message):
         read_mat(_saved(_fields(**changes)))
+
+
+@pytest.mark.parametrize(
+    ("field", "row"),
+    [
+        ("tensors", {"name": "x", "shape": [1.0], "dtype": "float32", "value": [0.5]}),
+        ("aliases", {"name": "x", "target": "w"}),
+    ],
+)
+def test_two_of_one_name_are_refused(field: str, row: dict[str, object]) -> None:
+    rows = np.empty((1, 2), [(name, object) for name in row])
+    rows[0, :] = [tuple(row.values())] * 2
+    with pytest.raises(MatlabStructError, match=rf"net\.{field}: expected every name once, got 'x' twice"):
+        read_mat(_saved(_fields() | {field: rows}))
 
 
 @pytest.mark.parametrize(
