@@ -16,7 +16,7 @@ from clipq.bits import layer_bits
 from clipq.conventions import Conventions
 from clipq.decode_sparse_quantized_net_v2 import decode_sparse_quantized_net_v2
 from clipq.encode_sparse_quantized_net_v2 import encode_sparse_quantized_net_v2
-from clipq.errors import ClipqFormatError
+from clipq.errors import ClipqFormatError, SettingError
 from clipq.quantized_net import QuantizedLayer, QuantizedNet
 from matlab_parity.layer_parity import conventions_of
 from matlab_parity.mat_files import (  # fmt: skip
@@ -31,7 +31,7 @@ from matlab_parity.mat_files import (  # fmt: skip
     from_matlab,
     load_cases,
     load_mat,
-    scalar,
+    whole,
 )
 from matlab_parity.tolerances import Check, check
 
@@ -72,9 +72,17 @@ def checks(inputs: Path, folder: Path) -> Iterator[Check]:
 
 
 def layer_of(case: Case, where: str) -> QuantizedLayer:
-    """The layer that a stored case describes."""
+    """The layer that a stored case describes.
+
+    Raises:
+        FixtureError: it describes none.
+    """
     codes = from_matlab(case["codes"], case["shape"], f"{where}.codes")
-    return QuantizedLayer(case["name"], int(scalar(case["b"])), codes, case["levels"].ravel(), case["dtype"])
+    b = whole(case["b"], f"{where}.b")
+    try:
+        return QuantizedLayer(case["name"], b, codes, case["levels"].ravel(), case["dtype"])
+    except SettingError as error:
+        raise FixtureError(f"{where}: {error}") from error
 
 
 def input_net(inputs: Path) -> QuantizedNet:

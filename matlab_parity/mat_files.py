@@ -7,6 +7,8 @@ of length 1 do not survive in MATLAB, therefore a case that holds blobs also hol
 
 from __future__ import annotations
 
+import io
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +16,11 @@ from typing import Any
 
 import numpy as np
 import scipy.io
+import scipy.sparse
+from numpy.exceptions import ComplexWarning
 from scipy.io.matlab import MatReadError, mat_struct
 
+from clipq.atomic_file import write_bytes
 from clipq.errors import ClipqError
 
 #: A case: variable name -> NumPy array, str, or (for a struct) a nested case.
@@ -36,6 +41,7 @@ class Var:
 
 
 FLOAT = ("double", "single")
+NUMERIC = (*FLOAT, *(f"{sign}int{size}" for sign in ("", "u") for size in (8, 16, 32, 64)))
 NUMBER = Var(("double", "single", "uint8", "int32"), (1, 1))
 TEXT = Var(("char",))
 STRUCT = Var(("struct",), (1, 1))
@@ -44,22 +50,29 @@ _CLASS_OF = {"float64": "double", "float32": "single", "bool": "logical"}
 
 
 def load_mat(path: Path) -> Case:
-    """Every variable of the file, structs as nested dicts, struct arrays as lists of them.
+    """Every variable of the file, structs as nested dicts, struct arrays as lists of them, sparse arrays as full ones.
 
     Raises:
-        FixtureError: no such file, or not a ``.mat`` file of level 5 that can be read.
+        FixtureError: no such file, not a ``.mat`` file of level 5 that can be read, or complex numbers in it.
     """
     if not path.is_file():
         raise FixtureError(f"{path}: expected a .mat file, there is none")
     try:
-        raw = scipy.io.loadmat(path, struct_as_record=False, squeeze_me=False, mat_dtype=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", ComplexWarning)
+            raw = scipy.io.loadmat(path, struct_as_record=False, squeeze_me=False, mat_dtype=True)
+        return {name: _plain(value) for name, value in raw.items() if not name.startswith("__")}
+    except ComplexWarning as error:
+        uncast = scipy.io.loadmat(path, struct_as_record=False)
+        found = [_complex_in(_plain(value), name) for name, value in uncast.items() if not name.startswith("__")]
+        where = next(filter(None, found))
+        raise FixtureError(f"{path}: variable {where}: expected real numbers, got complex ones") from error
     except NotImplementedError as error:
         raise FixtureError(f"{path}: expected a .mat file saved with -v7, got a newer version (-v7.3)") from error
     except (ValueError, TypeError, OSError, MatReadError, EOFError, KeyError, IndexError, MemoryError) as error:
         raise FixtureError(f"{path}: expected a .mat file, it cannot be read: {error}") from error
     except Exception as error:  # zlib.error and SciPy's bare exceptions on damaged bytes
         raise FixtureError(f"{path}: expected a .mat file, it is damaged: {error}") from error
-    return {name: _plain(value) for name, value in raw.items() if not name.startswith("__")}
 
 
 def load_cases(path: Path, schema: Mapping[str, Var], variable: str = "cases") -> list[Case]:
@@ -97,13 +110,19 @@ def check_case(case: Case, schema: Mapping[str, Var], where: str) -> None:
 
 
 def save_cases(path: Path, cases: Sequence[Case], variable: str = "cases", **further: Any) -> None:
-    """Write ``cases`` (all with the same fields) as the struct array ``variable``, compressed."""
+    """Write ``cases`` (all with the same fields) as the struct array ``variable``, compressed, atomically.
+
+    Raises:
+        WriteError: it cannot be written.
+    """
     names = list(cases[0])
     array = np.empty((1, len(cases)), dtype=[(name, object) for name in names])
     for column, case in enumerate(cases):
         for name in names:
             array[name][0, column] = _matlab_value(case[name])
-    scipy.io.savemat(path, {variable: array, **further}, do_compression=True, oned_as="row", long_field_names=True)
+    buffer = io.BytesIO()
+    scipy.io.savemat(buffer, {variable: array, **further}, do_compression=True, oned_as="row", long_field_names=True)
+    write_bytes(path, buffer.getvalue())
 
 
 def to_matlab(array: np.ndarray) -> np.ndarray:
@@ -115,9 +134,12 @@ def from_matlab(array: np.ndarray, shape: Iterable[float], where: str) -> np.nda
     """The inverse of ``to_matlab``: C-contiguous, of Python's ``shape``.
 
     Raises:
-        FixtureError: the array does not have as many elements as the shape asks for.
+        FixtureError: the shape is none, or the array does not have as many elements as it asks for.
     """
-    dims = tuple(int(n) for n in np.ravel(np.asarray(shape)))
+    sizes = np.ravel(np.asarray(shape))
+    if not np.all((sizes >= 0) & (sizes == np.floor(sizes)) & (sizes < 2**32)):
+        raise FixtureError(f"{where}: expected a shape of whole numbers from 0, got {sizes.tolist()}")
+    dims = tuple(int(n) for n in sizes)
     if array.size != int(np.prod(dims, dtype=np.int64)):
         raise FixtureError(f"{where}: expected {' x '.join(map(str, dims))} elements, got size {array.shape}")
     return array.ravel(order="F").reshape(dims)
@@ -126,6 +148,18 @@ def from_matlab(array: np.ndarray, shape: Iterable[float], where: str) -> np.nda
 def scalar(value: np.ndarray) -> float:
     """The number in a MATLAB scalar."""
     return float(np.asarray(value).reshape(()))
+
+
+def whole(value: np.ndarray, where: str) -> int:
+    """The whole number in a MATLAB scalar.
+
+    Raises:
+        FixtureError: it has a fraction, or is NaN or Inf.
+    """
+    number = scalar(value)
+    if not number.is_integer():
+        raise FixtureError(f"{where}: expected a whole number, got {number}")
+    return int(number)
 
 
 def matlab_class(value: Any) -> str:
@@ -159,7 +193,18 @@ def _plain(value: Any) -> Any:
         return items[0] if one_struct else items
     if isinstance(value, np.ndarray) and value.dtype.kind in "US":
         return "".join(value.ravel().tolist())
-    return value
+    return value.toarray() if scipy.sparse.issparse(value) else value
+
+
+def _complex_in(value: Any, name: str) -> str | None:
+    """Where in the variable ``name`` the first array of complex numbers is."""
+    if isinstance(value, dict):
+        parts = [(item, f"{name}.{key}") for key, item in value.items()]
+    elif isinstance(value, list):
+        parts = [(item, f"{name}({number})") for number, item in enumerate(value, start=1)]
+    else:
+        return name if np.iscomplexobj(value) else None
+    return next(filter(None, (_complex_in(*part) for part in parts)), None)
 
 
 def _matlab_value(value: Any) -> Any:

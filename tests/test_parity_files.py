@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.io
+import scipy.sparse
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -74,6 +75,14 @@ def test_a_missing_file_and_a_missing_variable_are_named(tmp_path: Path) -> None
         load_cases(tmp_path / "other.mat", SCHEMA)
 
 
+def test_sparse_is_full_and_complex_is_refused(tmp_path: Path) -> None:
+    scipy.io.savemat(tmp_path / "x.mat", {"W": scipy.sparse.csc_matrix(CASE["W"])})
+    np.testing.assert_array_equal(load_mat(tmp_path / "x.mat")["W"], CASE["W"])
+    save_cases(tmp_path / "x.mat", [CASE, {**CASE, "W": CASE["W"] + 1j}])
+    with pytest.raises(FixtureError, match=r"x\.mat: variable cases\(2\)\.W: expected real numbers, got complex"):
+        load_mat(tmp_path / "x.mat")
+
+
 @pytest.mark.parametrize("at", [200, 1000, 20_000])
 @pytest.mark.parametrize("how", ["cut", "flipped"])
 def test_a_damaged_fixture_is_refused_or_differs(tmp_path: Path, at: int, how: str) -> None:
@@ -113,3 +122,9 @@ def test_layout_round_trip(array: np.ndarray) -> None:
 def test_a_wrong_number_of_elements_is_named() -> None:
     with pytest.raises(FixtureError, match=r"x\.mat: W: expected 2 x 3 elements"):
         from_matlab(np.zeros((3, 3)), (2, 3), "x.mat: W")
+
+
+@pytest.mark.parametrize("size", [2.5, -3.0, np.nan, np.inf])
+def test_a_shape_that_is_none_is_named(size: float) -> None:
+    with pytest.raises(FixtureError, match=r"x\.mat: W: expected a shape of whole numbers from 0, got \[2.0, "):
+        from_matlab(np.zeros((2, 2)), (2.0, size), "x.mat: W")
