@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from clipq.atomic_file import write_text
 from clipq.errors import ClipqError
 from matlab_parity import codec_parity, layer_parity, manifest, mlcircus_parity, search_parity, train_parity
 from matlab_parity.captures import Capture, captures
@@ -145,6 +146,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--probes", type=Path, metavar="FILE", help="with --infer: write the inputs that would tell more"
     )
     options = parser.parse_args(arguments)
+    if options.probes and not options.infer:
+        parser.error("--probes: expected --infer FILE with it, the cases that leave readings open")
     try:
         return _infer(options) if options.infer else _compare(options)
     except ClipqError as error:
@@ -171,7 +174,7 @@ def _infer(options: argparse.Namespace) -> int:
 
 def _write_json(path: Path | None, value: dict[str, Any]) -> None:
     if path:
-        path.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
 if __name__ == "__main__":

@@ -14,23 +14,30 @@ from pathlib import Path
 
 import numpy as np
 
-from clipq.bits import layer_bits
+from clipq.bits import choose_index_bits
 from clipq.conventions import Conventions
-from clipq.encode_sparse_quantized_net_v2 import encode_sparse_quantized_net_v2
-from clipq.quantized_net import QuantizedNet
+from clipq.errors import SettingError
+from clipq.quantized_net import LayerSetting, QuantizedLayer
+from clipq.relative_index import MAX_INDEX_BITS, entry_counts, relative_index, zero_runs
 from matlab_parity.codec_parity import LAYER_SCHEMA, layer_of
 from matlab_parity.layer_inputs import LAYER_FIELDS, LayerInput, settings_of
-from matlab_parity.mat_files import FLOAT, NUMBER, Case, FixtureError, Var, check_case, load_mat, scalar
+from matlab_parity.mat_files import FLOAT, NUMBER, NUMERIC, Case, FixtureError, Var, check_case, load_mat, scalar, whole
 from matlab_parity.probes import OUTPUTS, candidates, learn, search, split
 
-#: Another implementation may sum in single precision and need not round its levels to it.
+#: Another implementation may sum in single precision and need not round its levels to it: of the largest weight, or of
+#: the smallest number from which on single precision has all its digits.
 FOREIGN_TOLERANCE = 1e-5
+SMALLEST_SINGLE = float(np.finfo(np.float32).tiny)
+#: What a layer may cost above its indices, codes and codebook: a header and whole bytes, in bits, and less than the
+#: smallest codebook, whose 96 bits tell the readings of A09 apart.
+MOST_OVERHEAD = 32 * 3 - 1
 LAYER_SCHEMA_IN = {
     "W": Var(FLOAT),
     "p": NUMBER,
     "b": NUMBER,
     "quantized": Var(FLOAT),
     "name": Var(("char",), None, True),
+    **dict.fromkeys(("codes", "levels", "c_neg", "c_pos"), Var(NUMERIC, None, True)),
 }
 CODEC_OUTPUTS = ("index_bits", "gaps", "entry_codes", "bits")
 CODEC_FIELDS = ("index_bits", "count_codebook")
@@ -40,25 +47,29 @@ CODEC_FIELDS = ("index_bits", "count_codebook")
 class Observation:
     """One case of the unknown implementation.
 
-    outputs: what it gave, by quantity.  predict: a reading -> what Python gives, with at least these quantities.
-    tolerance: on floating-point quantities; others are exact.
+    outputs: what it gave, by quantity.  predict: a reading -> all that it allows, each with at least these quantities.
+    limits: how far below and above a prediction a quantity may lie; others are exact.
     """
 
     name: str
     outputs: Mapping[str, np.ndarray]
-    predict: Callable[[Conventions], Mapping[str, np.ndarray]]
-    tolerance: float
+    predict: Callable[[Conventions], Sequence[Mapping[str, np.ndarray]]]
+    limits: Mapping[str, tuple[float, float]]
 
     def contradicts(self, conventions: Conventions) -> str | None:
-        """The first quantity in which the reading's prediction differs, or None."""
-        predicted = self.predict(conventions)
+        """The first quantity in which the reading's first prediction differs; None if it has one that does not."""
+        different = [self._different(predicted) for predicted in self.predict(conventions)]
+        return None if None in different else different[0]
+
+    def _different(self, predicted: Mapping[str, np.ndarray]) -> str | None:
         for quantity, observed in self.outputs.items():
             expected = np.asarray(predicted[quantity]).ravel()
             if expected.shape != observed.shape:
                 return quantity
-            deviation = np.abs(expected.astype(np.float64) - observed.astype(np.float64))
-            limit = self.tolerance if expected.dtype.kind == "f" else 0.0
-            if not np.all(deviation <= limit):
+            below, above = self.limits.get(quantity, (0.0, 0.0))
+            deviation = observed.astype(np.float64) - expected.astype(np.float64)
+            unknown = np.isnan(observed) & np.isnan(expected)
+            if not np.all((-below <= deviation) & (deviation <= above) | unknown):
                 return quantity
         return None
 
@@ -108,9 +119,9 @@ def infer(path: Path, seed: int = 0) -> Inference:
     """What the cases in the ``.mat`` file say.
 
     The file holds a struct array ``cases``, or the variables of one case: for a layer ``W``, ``p``, ``b`` and
-    ``quantized``, and of ``codes``, ``levels``, ``c_neg``, ``c_pos`` what is known (an empty one is not); for the codec
-    ``name``, ``shape``, ``dtype``, ``b``, ``codes``, ``levels`` and some of ``index_bits``, ``gaps``, ``entry_codes``,
-    ``bits``.
+    ``quantized``, and of ``codes``, ``levels``, ``c_neg``, ``c_pos`` what is known (an empty one is not, nor the level
+    NaN of an empty interval); for the codec ``name``, ``shape``, ``dtype``, ``b``, ``codes``, ``levels`` and some of
+    ``index_bits``, ``gaps``, ``entry_codes``, ``bits``.
 
     Raises:
         FixtureError: not such a file; names file and variable.
@@ -126,7 +137,8 @@ def infer(path: Path, seed: int = 0) -> Inference:
     every = settings_of(CODEC_FIELDS)
     survivors, excluded = eliminate(observations, every)
     if not survivors:
-        return Inference(CODEC_FIELDS, _names(observations), survivors, excluded, closest=_closest(observations, every))
+        closest = _closest(observations, every, excluded)
+        return Inference(CODEC_FIELDS, _names(observations), survivors, excluded, closest=closest)
     needed = {survivors: _not_given(observations, survivors)} if len(survivors) > 1 else {}
     return Inference(CODEC_FIELDS, _names(observations), survivors, excluded, groups=(survivors,), needed=needed)
 
@@ -136,9 +148,9 @@ def infer_layer(observations: Sequence[Observation], seed: int = 0) -> Inference
     every = settings_of(LAYER_FIELDS)
     survivors, excluded = eliminate(observations, every)
     if not survivors:
-        closest = _closest(observations, every)
+        closest = _closest(observations, every, excluded)
         return Inference(LAYER_FIELDS, _names(observations), survivors, excluded, closest=closest)
-    seen = [name for name in OUTPUTS if all(name in o.outputs for o in observations)]
+    seen = [n for n in OUTPUTS if all(n in o.outputs and not np.isnan(o.outputs[n]).any() for o in observations)]
     rng = np.random.default_rng(seed)
     found, groups = search(survivors, seen, rng, tries=4, patience=3)
     needed = {tuple(group): _needed(group, rng) for group in groups if len(group) > 1}
@@ -155,7 +167,7 @@ def eliminate(
     Small cases first: they cost little and exclude most.
     """
     left, excluded = list(every), {}
-    for observation in sorted(observations, key=lambda o: sum(v.size for v in o.outputs.values())):
+    for observation in sorted(observations, key=_size):
         contradictions = {c: observation.contradicts(c) for c in left}
         excluded.update({c: (observation.name, quantity) for c, quantity in contradictions.items() if quantity})
         left = [c for c in left if contradictions[c] is None]
@@ -163,14 +175,23 @@ def eliminate(
 
 
 def layer_observation(layer: LayerInput, outputs: Mapping[str, np.ndarray]) -> Observation:
-    """A case of ``ws_learn_one_layer``: ``outputs`` in linear order, as MATLAB's ``(:)`` and Python's ravel give it."""
+    """A case of ``ws_learn_one_layer``: ``outputs`` in linear order, as MATLAB's ``(:)`` and Python's ravel give it.
 
-    def predict(conventions: Conventions) -> dict[str, np.ndarray]:
+    A level NaN of an interval without weights, as MATLAB's ``mean([])`` gives it, says nothing.
+    """
+
+    def predict(conventions: Conventions) -> list[dict[str, np.ndarray]]:
         result = learn(layer, conventions)
-        return {name: np.asarray(getattr(result, name)) for name in outputs}
+        predicted = {name: np.asarray(getattr(result, name)) for name in outputs}
+        if "levels" in outputs:
+            unknown = (result.counts == 0) & np.isnan(outputs["levels"])
+            predicted["levels"] = np.where(unknown, np.nan, predicted["levels"])
+        return [predicted]
 
-    largest = float(np.max(np.abs(layer.W), initial=0.0))
-    return Observation(layer.name, outputs, predict, FOREIGN_TOLERANCE * largest)
+    limit = FOREIGN_TOLERANCE * float(np.max(np.abs(layer.W), initial=SMALLEST_SINGLE))
+    return Observation(
+        layer.name, outputs, predict, dict.fromkeys(("quantized", "levels", "c_neg", "c_pos"), (limit, limit))
+    )
 
 
 def changes(conventions: Conventions, names: Sequence[str]) -> str:
@@ -189,17 +210,23 @@ def _cases(path: Path) -> list[tuple[Case, str]]:
     if "cases" not in content:
         if not {"W", "quantized"} & content.keys():
             raise FixtureError(f"{path}: variable cases: missing, and so are W, p, b and quantized")
-        return [(content, f"{path}: variable ")]
+        return [(content, f"{path}: the case")]
     cases = content["cases"] if isinstance(content["cases"], list) else [content["cases"]]
-    if not all(isinstance(case, dict) for case in cases):
-        raise FixtureError(f"{path}: variable cases: expected a struct array")
+    if not cases or not all(isinstance(case, dict) for case in cases):
+        raise FixtureError(f"{path}: variable cases: expected a struct array of at least one case")
     return [(case, f"{path}: variable cases({i})") for i, case in enumerate(cases, start=1)]
 
 
 def _layer_observation(case: Case, where: str) -> Observation:
     check_case(case, LAYER_SCHEMA_IN, where)
-    W = case["W"].ravel(order="F")
-    layer = LayerInput(str(case.get("name", "the case")), W, scalar(case["p"]), int(scalar(case["b"])))
+    W, p, b = case["W"].ravel(order="F"), scalar(case["p"]), whole(case["b"], f"{where}.b")
+    try:
+        LayerSetting(p, b)
+    except SettingError as error:
+        raise FixtureError(f"{where}: {error}") from error
+    if n_bad := int((~np.isfinite(W)).sum()):
+        raise FixtureError(f"{where}.W: expected finite weights, got {n_bad} of {W.size} that are NaN or Inf")
+    layer = LayerInput(str(case.get("name", "the case")), W, p, b)
     sizes = {"quantized": W.size, "codes": W.size, "levels": 2**layer.b - 1, "c_neg": 1, "c_pos": 1}
     outputs = {}
     for name, size in sizes.items():
@@ -214,19 +241,34 @@ def _layer_observation(case: Case, where: str) -> Observation:
 
 def _codec_observation(case: Case, given: Sequence[str], where: str) -> Observation:
     """``given``: the outputs that the file holds; streams may still be empty, of a layer that is all pruned."""
-    check_case(case, {**LAYER_SCHEMA, **dict.fromkeys(given, Var((*FLOAT, "uint8", "uint32", "int32")))}, where)
+    check_case(case, {**LAYER_SCHEMA, **dict.fromkeys(given, Var(NUMERIC))}, where)
     layer = layer_of(case, where)
     outputs = {name: case[name].ravel() for name in given}
 
-    def predict(conventions: Conventions) -> dict[str, np.ndarray]:
-        streams = encode_sparse_quantized_net_v2(QuantizedNet((layer,)), "fixed", conventions).layers[0].streams
-        assert streams is not None  # coder fixed
-        return {
-            "index_bits": np.array(streams.index_bits), "gaps": streams.gaps, "entry_codes": streams.codes,
-            "bits": np.array(layer_bits(layer.codes, layer.b, conventions)),
-        }  # fmt: skip
+    def predict(conventions: Conventions) -> list[dict[str, np.ndarray]]:
+        codebook = 32 * layer.levels.size if conventions.count_codebook == "yes" else 0
+        indices = [relative_index(layer.codes, width) for width in _widths(layer, conventions)]
+        return [
+            {
+                "index_bits": np.array(index.index_bits), "gaps": index.gaps, "entry_codes": index.codes,
+                "bits": np.array(index.n_entries * (index.index_bits + layer.b) + codebook),
+            }
+            for index in indices
+        ]  # fmt: skip
 
-    return Observation(layer.name, outputs, predict, 0.0)
+    return Observation(layer.name, outputs, predict, {"bits": (0.0, MOST_OVERHEAD)})
+
+
+def _widths(layer: QuantizedLayer, conventions: Conventions) -> list[int]:
+    """The widths of the relative index that the reading of A08 allows; for best those of fewest bits or bytes."""
+    chosen, _ = choose_index_bits(layer.codes, layer.b, conventions)
+    if conventions.index_bits == "deep_compression":
+        return [chosen]
+    counts = entry_counts(zero_runs(layer.codes))
+    bits = [counts[min(w, len(counts) - 1)] * (w + layer.b) for w in range(MAX_INDEX_BITS + 1)]
+    n_bytes = [-(-n // 8) for n in bits]
+    others = [w for w in range(len(bits)) if bits[w] == min(bits) or n_bytes[w] == min(n_bytes)]
+    return list(dict.fromkeys((chosen, *others)))
 
 
 def _not_given(observations: Sequence[Observation], group: Sequence[Conventions]) -> tuple[str, ...]:
@@ -235,7 +277,9 @@ def _not_given(observations: Sequence[Observation], group: Sequence[Conventions]
     return tuple(
         name
         for name in CODEC_OUTPUTS
-        if any(not np.array_equal(o.predict(first)[name], o.predict(c)[name]) for o in observations for c in others)
+        if any(
+            not np.array_equal(o.predict(first)[0][name], o.predict(c)[0][name]) for o in observations for c in others
+        )
     )
 
 
@@ -246,12 +290,26 @@ def _needed(group: Sequence[Conventions], rng: np.random.Generator) -> tuple[str
 
 
 def _closest(
-    observations: Sequence[Observation], every: Sequence[Conventions], top: int = 3, most: int = 40
+    observations: Sequence[Observation],
+    every: Sequence[Conventions],
+    excluded: Mapping[Conventions, tuple[str, str]],
+    top: int = 3,
+    most: int = 40,
 ) -> tuple[tuple[Conventions, tuple[str, ...]], ...]:
-    """The readings that contradict the fewest of the (at most ``most``, smallest) cases, and which those are."""
-    small = sorted(observations, key=lambda o: sum(v.size for v in o.outputs.values()))[:most]
-    misses = [(c, tuple(o.name for o in small if o.contradicts(c))) for c in every]
-    return tuple(sorted(misses, key=lambda miss: len(miss[1]))[:top])
+    """The readings that the fewest cases contradict, and which those are.
+
+    The ``most`` smallest cases and those that excluded a reading choose the ``top`` ones; every case is asked of these.
+    """
+    ordered = sorted(observations, key=_size)
+    telling = {case for case, _ in excluded.values()}
+    few = [o for i, o in enumerate(ordered) if i < most or o.name in telling]
+    nearest = sorted(every, key=lambda c: sum(o.contradicts(c) is not None for o in few))[:top]
+    misses = [(c, tuple(o.name for o in ordered if o.contradicts(c))) for c in nearest]
+    return tuple(sorted(misses, key=lambda miss: len(miss[1])))
+
+
+def _size(observation: Observation) -> int:
+    return sum(value.size for value in observation.outputs.values())
 
 
 def _names(observations: Sequence[Observation]) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """``--infer``: hidden readings are found from inputs and outputs alone.
 
-The outputs are those of the MATLAB reference (fixtures made by Octave), so what finds a reading is not what made them.
+The outputs are those of the MATLAB reference (fixtures made by Octave) or of what is written out plainly here, so what
+finds a reading is not what made them.
 """
 
 from __future__ import annotations
@@ -14,13 +15,15 @@ import numpy as np
 import pytest
 
 from clipq.conventions import Conventions
+from clipq.errors import WriteError
+from matlab_parity.codec_parity import ENCODED_SCHEMA
 from matlab_parity.compare import main
 from matlab_parity.infer import infer, infer_layer, layer_observation
-from matlab_parity.infer_report import infer_json, infer_lines
+from matlab_parity.infer_report import infer_json, infer_lines, write_probes
 from matlab_parity.layer_inputs import LAYER_FIELDS, settings_of
 from matlab_parity.layer_parity import GRID_SCHEMA
 from matlab_parity.mat_files import Case, FixtureError, from_matlab, load_cases, save_cases
-from matlab_parity.paths import RECONSTRUCTED
+from matlab_parity.paths import INPUTS, RECONSTRUCTED
 from matlab_parity.probes import OUTPUTS, candidates, learn, split
 
 EVERY = settings_of(LAYER_FIELDS)
@@ -103,6 +106,58 @@ def test_single_precision_arithmetic_is_not_taken_for_another_reading(grid: list
     assert infer(tmp_path / "single.mat").survivors == (Conventions(),)
 
 
+def stored_inputs() -> list[Case]:
+    """All that ``capture_original.m`` runs a copy of the original on."""
+    names = ("ws_learn_one_layer_conventions", "ws_learn_one_layer")
+    return [case for name in names for case in load_cases(INPUTS / f"{name}.mat", {})]
+
+
+def learned_plainly(W: np.ndarray, p: float, b: int, reading: Conventions) -> tuple[np.ndarray, np.ndarray]:
+    """Quantized weights and levels by full sorts and in W's class, nothing rounded; the level of no weights is NaN."""
+    w = W.ravel(order="F")
+    magnitudes, codes, half = np.abs(w), np.zeros(w.size, int), 2 ** (b - 1)
+    for sign, n_intervals in ((-1, half), (1, half - 1)):
+        side = np.flatnonzero(sign * w > 0)
+        if not side.size:
+            continue
+        m = np.sort(magnitudes if reading.clip_scope == "all_weights" else magnitudes[side])
+        k = min(m.size, int({"ceil": np.ceil, "floor": np.floor}[reading.clip_count](p * m.size)))
+        below, above = m[k - 1] if k else 0 * m[0], m[min(k, m.size - 1)]
+        c, e = {"last_clipped": below, "first_kept": above}[reading.clip_value], magnitudes[side].max()
+        keeps_ties = reading.clip_ties == "keep" and 0 < k < m.size and below == above
+        kept = side[magnitudes[side] >= below] if keeps_ties else side[magnitudes[side] > below]
+        edges = np.linspace(min(c, e), e, n_intervals + 1, dtype=w.dtype)[1:-1]
+        interval = np.searchsorted(edges, magnitudes[kept], "right" if reading.edge == "outer" else "left")
+        codes[kept] = half + 1 + interval if sign > 0 else half - interval
+    levels = np.array([w[codes == i].mean() if (codes == i).any() else np.nan for i in range(1, 2**b)], w.dtype)
+    return np.concatenate([np.zeros(1, w.dtype), levels])[codes], levels
+
+
+@pytest.mark.parametrize("output", ["class of W", "single", "noise", "levels"])
+@pytest.mark.parametrize(
+    "reading",
+    [
+        Conventions(),
+        Conventions(clip_count="floor", edge="inner"),
+        Conventions(clip_scope="all_weights", clip_value="first_kept", clip_ties="keep"),
+    ],
+)
+def test_whoever_rounds_otherwise_is_understood(reading: Conventions, output: str, tmp_path: Path) -> None:
+    cases, rng = [], np.random.default_rng(0)
+    for case in stored_inputs():
+        quantized, levels = learned_plainly(case["W"], case["p"].item(), int(case["b"].item()), reading)
+        if output == "single":
+            quantized = quantized.astype(np.float32)
+        if output == "noise":
+            quantized = (quantized * (1 + 1e-7 * rng.standard_normal(quantized.size))).astype(quantized.dtype)
+        given = {"levels": levels} if output == "levels" else {}
+        cases.append({**{key: case[key] for key in ("name", "W", "p", "b")}, "quantized": quantized, **given})
+    save_cases(tmp_path / "plain.mat", cases)
+    inference = infer(tmp_path / "plain.mat")
+    assert set(inference.survivors) == {reading, replace(reading, empty_level="zero")}
+    assert inference.needed == {inference.survivors: ("levels",)}
+
+
 def test_what_is_no_reading_is_said_to_be_none(grid: list[Case], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     cases = outputs_of(grid, 0, ("quantized",))
     cases[2]["quantized"] = cases[2]["quantized"] * 1.01
@@ -136,8 +191,6 @@ def test_one_case_may_stand_without_a_struct_array(tmp_path: Path) -> None:
 
 
 def test_codec_readings_that_no_given_output_shows_are_said_to_need_another(tmp_path: Path) -> None:
-    from matlab_parity.codec_parity import ENCODED_SCHEMA
-
     cases = load_cases(RECONSTRUCTED / "encode_sparse_quantized_net_v2.mat", ENCODED_SCHEMA)
     best = [c for c in cases if c["conv"]["index_bits"] == "best"]
     keep = ("name", "shape", "dtype", "b", "codes", "levels", "gaps")
@@ -148,6 +201,61 @@ def test_codec_readings_that_no_given_output_shows_are_said_to_need_another(tmp_
     assert any("bits" in line for line in infer_lines(inference, "streams.mat")[-2:])
 
 
+def test_the_closest_readings_are_held_against_every_case(tmp_path: Path) -> None:
+    cases = load_cases(RECONSTRUCTED / "encode_sparse_quantized_net_v2.mat", ENCODED_SCHEMA)
+    keep = ("name", "shape", "dtype", "b", "codes", "levels", "index_bits", "gaps")
+    best = [{key: case[key] for key in keep} for case in cases if case["conv"]["index_bits"] == "best"]
+    largest = max(best, key=lambda case: case["gaps"].size)
+    save_cases(tmp_path / "other.mat", [*best, *best, {**largest, "gaps": largest["gaps"] + 1}])
+    inference = infer(tmp_path / "other.mat")
+    assert inference.survivors == ()
+    assert inference.closest[0] == (Conventions(), (largest["name"],))
+
+
+def encoded_plainly(codes: np.ndarray, width: int) -> tuple[list[int], list[int]]:
+    """Gaps and entries, a weight at a time."""
+    gaps, entries, run = [], [], 0
+    for code in codes.tolist():
+        run += code == 0
+        if code or run == 2**width:
+            gaps.append(run if code else run - 1)
+            entries.append(code)
+            run = 0
+    while entries and not entries[-1]:
+        del gaps[-1], entries[-1]
+    return gaps, entries
+
+
+@pytest.mark.parametrize(
+    ("wider", "codebook", "header", "found"),
+    [
+        (0, "yes", 0, ["yes"]),
+        (0, "no", 0, ["no"]),
+        (0, "yes", 64, ["yes"]),
+        (0, "no", 64, ["no"]),
+        (1, "yes", 0, []),
+        (0, "no", -1, []),
+    ],
+)
+def test_an_encoder_of_fewest_bits_is_understood(
+    wider: int, codebook: str, header: int, found: list[str], tmp_path: Path
+) -> None:
+    stored = load_cases(INPUTS / "encode_sparse_quantized_net_v2.mat", {})
+    cases = []
+    for case in (c for c in stored if c["codes"].size < 2000):
+        codes, b = case["codes"].ravel(order="F"), int(case["b"].item())
+        tried = [encoded_plainly(codes, width) for width in range(12)]
+        n_bits = [len(gaps) * (width + b) for width, (gaps, _) in enumerate(tried)]
+        width = n_bits.index(min(n_bits)) + wider
+        gaps, entries = (np.array(stream, float) for stream in tried[width])
+        bits = n_bits[width] + (32 * (2**b - 1) if codebook == "yes" else 0) + header
+        given = {key: case[key] for key in ("name", "shape", "dtype", "b", "codes", "levels")}
+        cases.append({**given, "index_bits": width, "gaps": gaps, "entry_codes": entries, "bits": bits})
+    save_cases(tmp_path / "plain.mat", cases)
+    survivors = infer(tmp_path / "plain.mat").survivors
+    assert survivors == tuple(Conventions(count_codebook=option) for option in found)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -156,6 +264,15 @@ def test_codec_readings_that_no_given_output_shows_are_said_to_need_another(tmp_
         ({"levels": np.zeros(4, np.float32)}, r"cases\(1\)\.levels: expected"),
         ({"W": np.zeros(25, np.int8)}, r"cases\(1\)\.W: expected double or single, got int8"),
         ({"p": np.zeros((1, 2))}, r"cases\(1\)\.p: expected size 1 x 1, got 1 x 2"),
+        ({"p": 2.0}, r"cases\(1\): pruning rate p: expected a number in \[0, 1\], got 2.0"),
+        ({"b": 3.7}, r"cases\(1\)\.b: expected a whole number, got 3.7"),
+        ({"b": np.nan}, r"cases\(1\)\.b: expected a whole number, got nan"),
+        ({"b": np.inf}, r"cases\(1\)\.b: expected a whole number, got inf"),
+        ({"b": 9.0}, r"cases\(1\): bits b: expected an integer from 2 to 8, got 9"),
+        ({"codes": "abc"}, r"cases\(1\)\.codes: expected double .*, got char"),
+        ({"codes": {"a": 1.0}}, r"cases\(1\)\.codes: expected double .*, got struct"),
+        ({"levels": np.array([[np.zeros(1)]], object)}, r"cases\(1\)\.levels: expected double .*, got cell"),
+        ({"W": np.full(25, np.nan)}, r"cases\(1\)\.W: expected finite weights, got 25 of 25"),
     ],
 )
 def test_what_is_wrong_in_a_file_is_named(grid: list[Case], tmp_path: Path, change: Case, message: str) -> None:
@@ -171,3 +288,30 @@ def test_a_file_without_cases_is_refused(tmp_path: Path) -> None:
     scipy.io.savemat(tmp_path / "bad.mat", {"x": 1.0})
     with pytest.raises(FixtureError, match=r"bad\.mat: variable cases: missing"):
         infer(tmp_path / "bad.mat")
+    scipy.io.savemat(tmp_path / "bad.mat", {"cases": np.empty((1, 0), [("W", object)])})
+    with pytest.raises(FixtureError, match=r"bad\.mat: variable cases: expected a struct array of at least one case"):
+        infer(tmp_path / "bad.mat")
+
+
+@pytest.mark.parametrize("change", [{"b": np.nan}, {"levels": np.zeros((1, 2), np.float32)}, {"dtype": "single"}])
+def test_a_layer_of_the_codec_that_is_none_is_named(change: Case, tmp_path: Path) -> None:
+    case = load_cases(INPUTS / "encode_sparse_quantized_net_v2.mat", {})[0]
+    del case["conv"]
+    save_cases(tmp_path / "bad.mat", [{**case, "index_bits": 2.0, **change}])
+    with pytest.raises(FixtureError, match=rf"bad\.mat: variable cases\(1\).*{next(iter(change))}: expected"):
+        infer(tmp_path / "bad.mat")
+
+
+def test_what_cannot_be_written_is_named(grid: list[Case], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    save_cases(tmp_path / "all.mat", outputs_of(grid, 7, OUTPUTS))
+    missing = tmp_path / "no folder" / "file"
+    assert main(["--infer", str(tmp_path / "all.mat"), "--json", str(missing)]) == 1
+    assert f"{missing}: cannot be written" in capsys.readouterr().err
+    with pytest.raises(WriteError, match=f"{missing}: cannot be written"):
+        write_probes(missing, [next(candidates(np.random.default_rng(0)))])
+
+
+def test_probes_without_infer_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit):
+        main(["--probes", str(tmp_path / "probes.mat")])
+    assert "--probes: expected --infer FILE with it" in capsys.readouterr().err
