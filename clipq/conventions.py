@@ -68,7 +68,7 @@ class Conventions:
     )  # fmt: skip
     index_bits: Literal["best", "deep_compression"] = _reading(
         "best", "A08", "codec",
-        "How wide is a relative index?  The width of fewest bits for the layer, or Deep Compression's 8 bits for "
+        "How wide is a relative index?  The width of fewest bytes for the layer, or Deep Compression's 8 bits for "
         "convolutions and 5 for fully connected layers.",
         "S: 'standard sparse encoding scheme'; Deep Compression's widths are its own",
     )  # fmt: skip

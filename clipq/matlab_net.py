@@ -38,6 +38,8 @@ from clipq.tensor_bytes import TYPE_NAMES, element_size, tensor_from_bytes, tens
 
 VERSION = 1
 MAX_WEIGHTS = 2**32
+#: A layer has at most this many weights for each byte of the file, so that a small file cannot ask for much memory.
+MAX_WEIGHTS_PER_BYTE = 1 << 16
 _MAT5 = b"MATLAB 5.0 MAT-file"
 _OTHER_STARTS = (b"MATLAB ", b"\x89HDF\r\n", b"# Created by Octave")
 _BITS_ONLY = ("float16", "bfloat16", "float8_e4m3fn", "float8_e5m2")
@@ -98,7 +100,7 @@ def read_mat(data: bytes) -> QuantizedNet:
         net = _Fields(variables["net"], "net")
         if net.text("format") != "clipq" or net.integer("version") != VERSION:
             raise MatlabStructError(f"net: expected format 'clipq', version {VERSION}")
-        layers = tuple(_read_layer(fields) for fields in net.array("layers"))
+        layers = tuple(_read_layer(fields, len(data)) for fields in net.array("layers"))
         tensors = {name: _read_tensor(fields) for name, fields in net.by_name("tensors").items()}
         aliases = {name: fields.text("target") for name, fields in net.by_name("aliases").items()}
         return QuantizedNet(layers, tensors, aliases)
@@ -213,13 +215,14 @@ class _Fields:
         return shape
 
 
-def _read_layer(fields: _Fields) -> QuantizedLayer:
+def _read_layer(fields: _Fields, n_bytes: int) -> QuantizedLayer:
+    """A layer of a file of ``n_bytes`` bytes."""
     name, b, index_bits = fields.text("name"), fields.integer("b"), fields.integer("index_bits", MAX_INDEX_BITS + 1)
     try:
         LayerSetting(0.0, b)
     except SettingError as fault:
         raise MatlabStructError(f"layer {name}: {fault}") from fault
-    n = fields.integer("n_weights", MAX_WEIGHTS + 1)
+    n = fields.integer("n_weights", min(MAX_WEIGHTS, MAX_WEIGHTS_PER_BYTE * n_bytes) + 1)
     gaps, codes = fields.vector("gaps", "uint32", 2**index_bits), fields.vector("codes", "uint8", 2**b)
     if gaps.size != codes.size:
         raise MatlabStructError(f"layer {name}: expected as many gaps as codes, got {gaps.size} and {codes.size}")

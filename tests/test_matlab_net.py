@@ -105,6 +105,7 @@ def test_octave_reads_the_weights_and_writes_the_struct_back(tmp_path: Path) -> 
         ({"n_weights": 1e30, "shape": [1e30]}, "n_weights"),
         ({"b": 9.0}, "from 2 to 8"),
         ({"b": 4294967295.0}, "layer w: bits b: expected an integer from 2 to 8, got 4294967295"),
+        ({"n_weights": 2.0**32}, "n_weights: expected values from 0 to below 83886081"),
         ({"levels": [1.0]}, "levels: expected float32 of shape"),
         ({"levels": [0.1, 0.2, 0.3]}, "levels: expected values of float32"),
         ({"dtype": "int8"}, "dtype: expected one of"),
