@@ -83,7 +83,7 @@ class CheckpointFile:
 
 
 def check_fingerprint(file: str, saved: Mapping[str, str], own: Mapping[str, str]) -> None:
-    """Refuses a file of another run.
+    """Refuses a file of another run, or of another stage of this one.
 
     Raises:
         CheckpointError: says which parts differ.
@@ -92,7 +92,7 @@ def check_fingerprint(file: str, saved: Mapping[str, str], own: Mapping[str, str
     if differing:
         raise CheckpointError(
             f"{file}: belongs to another run, with another {' and '.join(differing)}; use what that run was started "
-            "with, or another run folder"
+            "with, or another run folder, or delete the file to redo its stage"
         )
 
 

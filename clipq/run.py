@@ -16,6 +16,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ from clipq.provenance import provenance
 from clipq.quantized_net import LayerSetting, QuantizedNet
 from clipq.report import write_report_page
 from clipq.run_files import RunFiles
+from clipq.run_lock import sole_process
 from clipq.run_report import histograms, layer_table, sizes
 from clipq.search import Evaluation, as_record, n_evaluations, search
 from clipq.search_log import SearchLogFile
@@ -68,13 +70,14 @@ class _Attempt:
 
 
 class Run:
-    """One run.  ``folder`` is made, or continued where it holds the same experiment's run.
+    """One run.  When it is called, ``folder`` is made, or continued where it holds the same experiment's run.
 
     show: progress bars, on the process that writes.
     checkpoint_every: seconds between two checkpoints within an epoch.
 
     Raises:
-        CheckpointError: the folder holds a run with another configuration, data set or starting weights.
+        CheckpointError: the folder holds a run with another configuration.
+        ExperimentError: it holds a run that is not to be resumed; mixed precision without a GPU.
         DataError, ModelError, ExperimentError: see the data set, the network, the experiment.
     """
 
@@ -90,6 +93,7 @@ class Run:
         distributed.connect()
         self.experiment = experiment
         self.files = RunFiles(folder)
+        self._resume = resume
         self._show = show and distributed.is_writer()
         self._checkpoint_every = checkpoint_every
         self._asked_to_stop: Callable[[], bool] = lambda: False
@@ -98,21 +102,26 @@ class Run:
         if experiment.run.threads:
             torch.set_num_threads(experiment.run.threads)
         self.device = find_device(experiment.run.device)
+        if experiment.run.amp and self.device.type != "cuda":
+            raise ExperimentError(f"run.amp: mixed precision needs a GPU; expected false on {self.device}, got true")
         self.data: Dataset = distributed.writer_first(
             lambda: load_dataset(
                 experiment.data.dataset, experiment.data.data_dir or None, experiment.data.images, experiment.data.shift
             )
         )
-        distributed.on_writer(lambda: self._claim_folder(resume))
         self._fingerprint = self._make_fingerprint()
+        distributed.on_writer(self._check_folder)
 
     def __call__(self) -> dict[str, Any]:
         """Runs every stage that is not done yet; the report, which is then also in the folder.
 
         Raises:
+            CheckpointError: another process is at work in the folder, or what a stage has left there is damaged or
+                was made with another configuration, data set or starting weights.
             Interrupted: SIGINT or SIGTERM came while a stage was at work whose state is now saved.
         """
-        with stop_requests() as self._asked_to_stop:
+        with ExitStack() as held, stop_requests() as self._asked_to_stop:
+            distributed.on_writer(lambda: self._claim_folder(held))
             return self._stages()
 
     def _stages(self) -> dict[str, Any]:
@@ -196,7 +205,7 @@ class Run:
             load_weights(model, self.experiment.network.weights)
             return deployed(model).to(self.device), History()
         model.to(self.device)
-        history = self._fit(model, self.experiment.dense, "dense", self.files.dense)
+        history = self._fit(model, self.experiment.dense, "dense", self.files.dense, self._depends_on("dense"))
         return deployed(model), history
 
     def _search(
@@ -214,7 +223,7 @@ class Run:
             config,
             conventions=self.experiment.conventions,
             seed=seed,
-            log=SearchLogFile(self.files.attempt(number).search, self._fingerprint),
+            log=SearchLogFile(self.files.attempt(number).search, self._depends_on("search", number, lambda_)),
             on_evaluation=lambda evaluation: self._evaluated(evaluation, bar),
         )
         return settings, evaluations
@@ -233,6 +242,7 @@ class Run:
         title = f"CLIP-Q, lambda = {lambda_:g}" if len(self.experiment.lambdas) > 1 else "CLIP-Q"
         trained: WsTrainResult = self._fit(
             model, self.experiment.train, title, self.files.attempt(number).train,
+            self._depends_on("fine-tuning", number, lambda_, settings),
             lambda *args, **options: ws_train(
                 args[0], layers, settings, args[1], args[2],
                 conventions=self.experiment.conventions, schedule=self.experiment.schedule,
@@ -249,7 +259,13 @@ class Run:
         return replace(trained, net=net)
 
     def _fit(
-        self, model: nn.Module, config: TrainConfig, title: str, path: Path, trainer: Callable[..., Any] = fit
+        self,
+        model: nn.Module,
+        config: TrainConfig,
+        title: str,
+        path: Path,
+        depends_on: dict[str, str],
+        trainer: Callable[..., Any] = fit,
     ) -> Any:
         seed = self.experiment.run.seed
         return trainer(
@@ -259,7 +275,7 @@ class Run:
             validate=self._val_error,
             seed=seed,
             amp=self.experiment.run.amp,
-            checkpoints=CheckpointFile(path, self._fingerprint, self._checkpoint_every),
+            checkpoints=CheckpointFile(path, depends_on, self._checkpoint_every),
             progress=ProgressBars(title) if self._show else NoProgress(),
             stop=self._asked_to_stop,
         )
@@ -312,20 +328,38 @@ class Run:
         finally:
             self._seconds[stage] = self._seconds.get(stage, 0.0) + time.monotonic() - started
 
-    def _claim_folder(self, resume: bool) -> None:
-        text = self.experiment.to_toml()
-        if self.files.config.exists():
-            if not resume:
-                raise ExperimentError(f"{self.files.folder}: holds a run already; continue it with --resume")
-            if self.files.config.read_text(encoding="utf-8") != text:
-                raise CheckpointError(
-                    f"{self.files.config}: the run was started with another configuration than the one given now; "
-                    "resume it without options, or start another run"
-                )
-            remove_leftovers(self.files.folder)
+    def _check_folder(self) -> None:
+        """Refuses a folder that holds a run, unless it is this one and to be resumed."""
+        if not self.files.config.exists():
             return
+        if not self._resume:
+            raise ExperimentError(f"{self.files.folder}: holds a run already; continue it with --resume")
+        if self.files.config.read_text(encoding="utf-8") != self.experiment.to_toml():
+            raise CheckpointError(
+                f"{self.files.config}: the run was started with another configuration than the one given now; "
+                "resume it without options, or start another run"
+            )
+
+    def _claim_folder(self, held: ExitStack) -> None:
+        """Makes the folder this process's own for as long as ``held`` is open, and its configuration this run's."""
         self.files.folder.mkdir(parents=True, exist_ok=True)
-        write_text(self.files.config, text)
+        held.enter_context(sole_process(self.files.folder))
+        self._check_folder()
+        remove_leftovers(self.files.folder)
+        if not self.files.config.exists():
+            write_text(self.files.config, self.experiment.to_toml())
+
+    def _depends_on(
+        self,
+        stage: str,
+        attempt: int | None = None,
+        lambda_: float | None = None,
+        settings: dict[str, LayerSetting] | None = None,
+    ) -> dict[str, str]:
+        """What determines a stage's result: the run, and what is the stage's own."""
+        own: dict[str, object] = {"stage": stage, "attempt": attempt, "lambda": lambda_}
+        own["choice of p and b"] = settings and {name: (theta.p, theta.b) for name, theta in settings.items()}
+        return {**self._fingerprint, **{name: repr(value) for name, value in own.items() if value is not None}}
 
     def _make_fingerprint(self) -> dict[str, str]:
         """What determines the run's result, on the same machine; the same for all processes."""

@@ -50,8 +50,10 @@ class Evaluation:
 
 
 class SearchLog(Protocol):
-    """Keeps evaluations, so that a killed search goes on where it was."""
+    """Keeps evaluations, so that a killed search goes on where it was; ``name`` is what errors call it."""
 
+    @property
+    def name(self) -> str: ...
     def evaluations(self) -> Sequence[Evaluation]: ...
     def append(self, evaluation: Evaluation) -> None: ...
 
@@ -89,6 +91,7 @@ def search(
     if config.mode == "uniform":
         return {layer.name: LayerSetting(config.p, config.b) for layer in layers}, []
     recorded = iter(log.evaluations() if log else ())
+    log_name = log.name if log else ""
     total_bits = sum(layer.n_bits for layer in layers)
     settings: dict[str, LayerSetting] = {}
     evaluations: list[Evaluation] = []
@@ -96,7 +99,7 @@ def search(
         for position in _order(layers, conventions):
             layer = layers[position]
             objective = _Objective(model, layer, error, config, conventions, total_bits)
-            proposals = _proposals(config, seed + position)
+            proposals = _proposals(config, (seed + position) % 2**32)
             tried = []
             for number in range(n_evaluations(config)):
                 theta = _theta(proposals.ask())
@@ -105,13 +108,8 @@ def search(
                     evaluation = objective(theta, number)
                     if log:
                         log.append(evaluation)
-                elif (evaluation.layer, evaluation.number, evaluation.p, evaluation.b) != (
-                    layer.name, number, theta.p, theta.b,
-                ):  # fmt: skip
-                    raise CheckpointError(
-                        f"search log: evaluation {number} of layer {layer.name}: expected p={theta.p:g}, b={theta.b}, "
-                        f"got layer {evaluation.layer}, p={evaluation.p:g}, b={evaluation.b}"
-                    )
+                else:
+                    _check_recorded(evaluation, layer.name, number, theta, config.lambda_, log_name)
                 proposals.tell(np.array([theta.p, theta.b]), evaluation.value)
                 tried.append(evaluation)
                 if on_evaluation:
@@ -121,6 +119,24 @@ def search(
             evaluations += tried
             objective.leave(settings[layer.name] if conventions.search_context == "quantized" else None)
     return {layer.name: settings[layer.name] for layer in layers}, evaluations
+
+
+def _check_recorded(
+    evaluation: Evaluation, layer: str, number: int, theta: LayerSetting, lambda_: float, log_name: str
+) -> None:
+    """Refuses an evaluation of the log that is not the one asked for, or whose value is not this lambda's."""
+    where = f"{log_name}: evaluation {number} of layer {layer}"
+    if (evaluation.layer, evaluation.number, evaluation.p, evaluation.b) != (layer, number, theta.p, theta.b):
+        raise CheckpointError(
+            f"{where}: expected p={theta.p:g}, b={theta.b}, got evaluation {evaluation.number} of layer "
+            f"{evaluation.layer}, p={evaluation.p:g}, b={evaluation.b}; delete it to search anew"
+        )
+    value = evaluation.eps - lambda_ * evaluation.saving
+    if evaluation.value != value:
+        raise CheckpointError(
+            f"{where}: expected the value eps - {lambda_:g} * saving = {value!r}, got {evaluation.value!r}; delete it "
+            "to search anew"
+        )
 
 
 def candidates(config: SearchConfig) -> np.ndarray:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, get_type_hints
 
 from clipq.atomic_file import write_text
 from clipq.checkpoint import check_fingerprint
 from clipq.errors import CheckpointError, WriteError
 from clipq.search import Evaluation, as_record
+
+_DESCRIPTIONS = {str: "a string", int: "a whole number", float: "a finite number"}
 
 
 class SearchLogFile:
@@ -21,7 +25,7 @@ class SearchLogFile:
 
     Raises:
         CheckpointError: the file is damaged elsewhere than in its last line (which a kill can cut short), or is
-            another search's.
+            another search's; names the line.
     """
 
     def __init__(self, path: str | Path, fingerprint: Mapping[str, str]) -> None:
@@ -29,6 +33,10 @@ class SearchLogFile:
         if not self.path.exists():
             write_text(self.path, json.dumps({"fingerprint": dict(fingerprint)}) + "\n")
         self._evaluations = self._read(fingerprint)
+
+    @property
+    def name(self) -> str:
+        return f"search log {self.path}"
 
     def evaluations(self) -> Sequence[Evaluation]:
         """Those that the file held when it was opened."""
@@ -56,20 +64,36 @@ class SearchLogFile:
         cut_short = lines.pop()  # without a newline at its end
         records = [self._parsed(line, number) for number, line in enumerate(lines, start=1)]
         if not records or not isinstance(records[0].get("fingerprint"), dict):
-            raise CheckpointError(f"search log {self.path}: expected a fingerprint in the first line")
-        check_fingerprint(f"search log {self.path}", records[0]["fingerprint"], fingerprint)
+            raise CheckpointError(f"{self.name}: expected a fingerprint in the first line; delete it to search anew")
+        check_fingerprint(self.name, records[0]["fingerprint"], fingerprint)
+        evaluations = [self._evaluation(record, number) for number, record in enumerate(records[1:], start=2)]
         if cut_short:
             write_text(self.path, "".join(f"{line}\n" for line in lines))
-        try:
-            return [Evaluation(**record) for record in records[1:]]
-        except TypeError as error:
-            raise CheckpointError(f"search log {self.path}: not an evaluation: {error}") from error
+        return evaluations
 
-    def _parsed(self, line: str, number: int) -> dict:
+    def _evaluation(self, record: dict[str, Any], number: int) -> Evaluation:
+        kinds = get_type_hints(Evaluation)
+        if record.keys() != kinds.keys():
+            raise self._damaged(number, f"not an evaluation: expected {', '.join(kinds)}, got {', '.join(record)}")
+        for name, kind in kinds.items():
+            if not _is_a(kind, record[name]):
+                raise self._damaged(number, f"{name}: expected {_DESCRIPTIONS[kind]}, got {record[name]!r}")
+        return Evaluation(**record)
+
+    def _parsed(self, line: str, number: int) -> dict[str, Any]:
         try:
             record = json.loads(line)
         except json.JSONDecodeError as error:
-            raise CheckpointError(f"search log {self.path}, line {number}: not JSON: {error}") from error
+            raise self._damaged(number, f"not JSON: {error}") from error
         if not isinstance(record, dict):
-            raise CheckpointError(f"search log {self.path}, line {number}: expected an object, got {record!r}")
+            raise self._damaged(number, f"expected an object, got {record!r}")
         return record
+
+    def _damaged(self, number: int, what: str) -> CheckpointError:
+        return CheckpointError(f"{self.name}, line {number}: {what}; delete it to search anew")
+
+
+def _is_a(kind: type, value: object) -> bool:
+    if kind is float:
+        return type(value) in (int, float) and abs(value) <= sys.float_info.max  # type: ignore[arg-type]
+    return type(value) is kind

@@ -328,6 +328,30 @@ def test_a_search_of_several_lambdas_goes_on_after_a_stop(tmp_path: Path, monkey
     assert (tmp_path / "stopped/net.clipq").read_bytes() == (tmp_path / "whole/net.clipq").read_bytes()
 
 
+def test_what_an_attempt_left_is_not_taken_for_anothers(tmp_path: Path) -> None:
+    options = {"selection__attempts": "2", "selection__error": "0"}
+    made(tmp_path, **options)()
+    for first, second in (("train.ckpt", "train-1.ckpt"), ("search.jsonl", "search-1.jsonl")):
+        one, two = (tmp_path / first).read_bytes(), (tmp_path / second).read_bytes()
+        (tmp_path / first).write_bytes(two)
+        with pytest.raises(CheckpointError, match=rf"{first}: belongs to another run, with another attempt and lambda"):
+            made(tmp_path, resume=True, **options)()
+        (tmp_path / first).write_bytes(one)
+
+
+def test_a_training_with_another_choice_of_p_and_b_is_not_taken_up(tmp_path: Path) -> None:
+    options = {"search__mode": "random", "search__lambda_": "1"}
+    made(tmp_path, **options)()
+    first, *records = (tmp_path / "search.jsonl").read_text().splitlines()
+    worse = []
+    for record in map(json.loads, records):
+        eps = 1.0 - record["eps"]
+        worse.append(json.dumps({**record, "eps": eps, "value": eps - record["saving"]}))
+    (tmp_path / "search.jsonl").write_text("\n".join([first, *worse, ""]))
+    with pytest.raises(CheckpointError, match=r"train\.ckpt: .* with another choice of p and b; .*delete the file"):
+        made(tmp_path, resume=True, **options)()
+
+
 @pytest.mark.parametrize("option", ["attempts=0", "factor=1.0", "error=1.5", "error=-0.1"])
 def test_selections_that_make_no_sense_are_refused(option: str) -> None:
     key, value = option.split("=")
@@ -343,6 +367,13 @@ def test_lambda_plays_no_part_where_nothing_is_searched(tmp_path: Path) -> None:
 def test_an_unusable_device_is_named(tmp_path: Path) -> None:
     with pytest.raises(ExperimentError, match=r"run\.device: 'quantum' cannot be used"):
         made(tmp_path, run__device="quantum")
+
+
+def test_mixed_precision_is_refused_where_there_is_no_gpu(tmp_path: Path) -> None:
+    with pytest.raises(
+        ExperimentError, match=r"run\.amp: mixed precision needs a GPU; expected false on cpu, got true"
+    ):
+        made(tmp_path, run__amp="true")
 
 
 def test_histograms_are_of_all_full_precision_weights_and_their_levels(finished: Finished) -> None:

@@ -1,4 +1,5 @@
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -237,6 +238,10 @@ def test_a_killed_search_goes_on_where_it_was(tmp_path: Path, mode: str, done: i
     ]
 
 
+def with_other(line: str, **values: object) -> str:
+    return json.dumps({**json.loads(line), **values})
+
+
 def logged(path: Path) -> Sequence[Evaluation]:
     run_search(three_layers(), log=SearchLogFile(path, RUN))
     return SearchLogFile(path, RUN).evaluations()
@@ -259,8 +264,26 @@ def test_a_last_line_cut_short_is_measured_again(tmp_path: Path, kept: int) -> N
 
 def test_a_log_of_other_evaluations_is_refused(tmp_path: Path) -> None:
     logged(tmp_path / "log")
-    with pytest.raises(CheckpointError, match=r"evaluation 0 of layer 0\.weight: expected p=.*, b=.*, got layer"):
+    with pytest.raises(
+        CheckpointError, match=r"log: evaluation 0 of layer 0\.weight: expected p=.*, b=.*, got eval.*delete"
+    ):
         run_search(three_layers(), SearchConfig(mode="random"), log=SearchLogFile(tmp_path / "log", RUN))
+
+
+@pytest.mark.parametrize("change", [{"value": 0.25}, {"eps": 0.25}, {"saving": 0.75}])
+def test_a_log_whose_values_are_not_this_lambdas_is_refused(tmp_path: Path, change: dict[str, float]) -> None:
+    path = tmp_path / "log"
+    logged(path)
+    first, second, *rest = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([first, json.dumps({**json.loads(second), **change}) + "\n", *rest]))
+    with pytest.raises(CheckpointError, match=r"log: evaluation 0 of layer 0\.weight: expected the value.*delete it"):
+        run_search(three_layers(), log=SearchLogFile(path, RUN))
+
+
+@pytest.mark.parametrize("mode", ["bayesopt", "random"])
+def test_the_last_seeds_are_seeds_of_every_layer(mode: str) -> None:
+    config = SearchConfig(mode=mode, evaluations=3)  # type: ignore[arg-type]
+    assert len(run_search(three_layers(), config, seed=2**32 - 1)[1]) == 9
 
 
 @pytest.mark.parametrize(
@@ -269,7 +292,13 @@ def test_a_log_of_other_evaluations_is_refused(tmp_path: Path) -> None:
         (lambda lines: [json.dumps({"fingerprint": {**RUN, "data set": "e"}}), *lines[1:]], "another data set;"),
         (lambda lines: [*lines[:2], lines[2][:20], *lines[3:]], "line 3: not JSON"),
         (lambda lines: [*lines[:2], "[1, 2]", *lines[3:]], r"line 3: expected an object, got \[1, 2\]"),
-        (lambda lines: [*lines[:2], '{"layer": "0.weight"}', *lines[3:]], "not an evaluation"),
+        (lambda lines: [*lines[:2], '{"layer": "0.weight"}', *lines[3:]], "line 3: not an evaluation: .*delete it"),
+        (
+            lambda lines: [*lines[:2], with_other(lines[2], p=None)],
+            "log, line 3: p: expected a finite number, got None",
+        ),
+        (lambda lines: [*lines[:2], with_other(lines[2], value=math.nan)], "value: expected a finite number, got nan"),
+        (lambda lines: [*lines[:2], with_other(lines[2], number=1.0)], r"number: expected a whole number, got 1\.0"),
         (lambda lines: lines[1:], "expected a fingerprint in the first line"),
         (lambda lines: [], "expected a fingerprint in the first line"),
     ],
@@ -283,8 +312,7 @@ def test_a_damaged_log_or_another_runs_is_refused_and_kept(
     path.write_text(content)
     with pytest.raises(CheckpointError, match=message):
         SearchLogFile(path, RUN)
-    if "not an evaluation" not in message:
-        assert path.read_text() == content
+    assert path.read_text() == content
 
 
 def test_a_log_that_cannot_be_written_keeps_what_it_has(tmp_path: Path) -> None:

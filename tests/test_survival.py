@@ -124,6 +124,20 @@ def test_killed_at_twenty_moments_the_file_is_the_same_to_the_byte(
     assert not list(tmp_path.glob(".*"))
 
 
+def test_a_second_process_is_refused_and_the_first_goes_on(
+    undisturbed: tuple[bytes, dict[str, float]], tmp_path: Path
+) -> None:
+    process, channel = started(run, tmp_path)
+    assert "dense" in stages(channel)
+    second, _ = started(command, ["train", "--resume", str(tmp_path), "--quiet"], tmp_path.with_suffix(".said"))
+    second.join()
+    assert second.exitcode == 2
+    assert f"{tmp_path}: another process is at work there" in tmp_path.with_suffix(".said").read_text()
+    process.join()
+    assert process.exitcode == 0
+    assert (tmp_path / "net.clipq").read_bytes() == undisturbed[0]
+
+
 @pytest.mark.parametrize(("stage", "number"), [("dense", signal.SIGTERM), ("search", signal.SIGINT)])
 def test_the_command_asked_to_stop_says_how_to_go_on(
     undisturbed: tuple[bytes, dict[str, float]], tmp_path: Path, stage: str, number: int
