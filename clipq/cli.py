@@ -6,6 +6,7 @@ Exit codes: 0; 2 for anything wrong with what was given (one line on stderr says
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -51,6 +52,7 @@ def run_verb(verb: str, argv: Sequence[str] | None = None, program: str | None =
     program: its name in messages; the process's by default.
     """
     parser = verb_parser(verb, program)
+    _prepare_streams()
     try:
         status = import_module(f"clipq.commands.{verb}").run(parser.parse_intermixed_args(argv))
         sys.stdout.flush()
@@ -66,6 +68,17 @@ def run_verb(verb: str, argv: Sequence[str] | None = None, program: str | None =
     except (ClipqError, OSError) as error:
         print(f"{parser.prog}: {_one_line(error)}", file=sys.stderr)
         return 2
+
+
+def _prepare_streams() -> None:
+    """Characters that an output's encoding lacks are shown as escapes; one that the caller has closed takes all and
+    shows nothing."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (open to the end)
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def verb_parser(verb: str, program: str | None = None) -> argparse.ArgumentParser:

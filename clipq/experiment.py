@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
@@ -41,7 +41,7 @@ class About:
 @dataclass(frozen=True)
 class DataConfig:
     """dataset: a key of ``clipq.data.DATASETS``.
-    data_dir: folder that holds it; empty: ``$CLIPQ_DATA``, the cache, a download.
+    data_dir: folder that holds it; empty: ``$CLIPQ_DATA``, the cache, a download.  ``digits`` has none.
     images: how pictures are prepared, for CIFAR and ImageNet; without it, the data set's usual way.
     shift: pixels, >= 0, by which images of the other data sets are moved at most, up or down and left or right, each
         time that the dense network or CLIP-Q trains with them; zeros come in.
@@ -99,11 +99,11 @@ class EncodeConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """seed: of everything drawn by chance, >= 0.
+    """seed: of everything drawn by chance, 0..2^32 - 1.
     device: ``auto`` (a GPU where there is one), or as torch names it: ``cpu``, ``cuda``, ``cuda:1``.
     threads: of torch on the CPU; 0 leaves torch's choice.
     workers: processes that read and decode images; 0 reads them in the main one.
-    amp: mixed precision, on a GPU.
+    amp: mixed precision, which needs a GPU.
     """
 
     seed: int = 0
@@ -113,7 +113,9 @@ class RunConfig:
     amp: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("seed", "threads", "workers"):
+        if not 0 <= self.seed < 2**32:
+            raise SettingError(f"seed: expected 0..2^32 - 1, got {self.seed}")
+        for name in ("threads", "workers"):
             if getattr(self, name) < 0:
                 raise SettingError(f"{name}: expected >= 0, got {getattr(self, name)}")
 
@@ -165,17 +167,48 @@ def load_experiment(name_or_path: str | Path, overrides: Mapping[str, str] | Non
         overrides: ``section.key`` -> value as text: TOML, but strings without quotes, and a list of strings may be
             separated by commas.  ``search.given.<layer>`` sets one layer's ``[p, b]``.
 
+    Returns:
+        The experiment; its paths, which count from the working directory, are absolute.
     Raises:
         ExperimentError: no such experiment, not TOML, an unknown key, a value of a wrong type or out of range.
     """
+    overrides = overrides or {}
     path = Path(name_or_path)
     path = path if path.suffix == ".toml" else _packaged_file(str(name_or_path))
     table = _read(path)
     toml_config.from_table(Experiment, table, str(path))  # the file by itself, before anything overrides it
-    table["experiment"] = {"name": path.stem} | table.get("experiment", {})
-    for key, text in (overrides or {}).items():
+    if "name" not in table.setdefault("experiment", {}):
+        table["experiment"]["name"] = _name_of(path)
+    for key, text in overrides.items():
         toml_config.override(Experiment, table, key, text)
-    return toml_config.from_table(Experiment, table, str(path))
+    for section in dict.fromkeys(key.partition(".")[0] for key in overrides):
+        keys = ", ".join(key for key in overrides if key.startswith(f"{section}."))
+        toml_config.from_table(Experiment, {section: table[section]}, f"override {keys}")
+    return _with_absolute_paths(toml_config.from_table(Experiment, table, str(path)))
+
+
+def _name_of(path: Path) -> str:
+    """The name of an experiment whose file gives none."""
+    try:
+        return About(path.stem).name
+    except SettingError as error:
+        raise ExperimentError(
+            f"{path}: the file's name is the experiment's, as [experiment] has none: {error}"
+        ) from error
+
+
+def _with_absolute_paths(experiment: Experiment) -> Experiment:
+    """The same experiment wherever it is run again."""
+    data, network = experiment.data, experiment.network
+    return replace(
+        experiment,
+        data=replace(data, data_dir=_absolute(data.data_dir)),
+        network=replace(network, weights=_absolute(network.weights)),
+    )
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).absolute()) if path else ""
 
 
 def _read(path: Path) -> dict[str, Any]:

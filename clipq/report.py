@@ -241,5 +241,5 @@ def _kilobytes(n: int) -> str:
 
 
 def _plain(caption: str) -> str:
-    """A caption as the alternative text of an image."""
-    return caption.split(".")[0].replace("[", "(").replace("]", ")")
+    """A caption's first sentence as the alternative text of an image."""
+    return caption.split(". ")[0].removesuffix(".").replace("[", "(").replace("]", ")")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from safetensors.torch import load_file
 from clipq import cli
 from clipq.checkpoint import CheckpointFile
 from clipq.decode_sparse_quantized_net_v2 import decode_sparse_quantized_net_v2
+from clipq.experiment import load_experiment
 from clipq.quantized_net import LayerSetting
 from clipq.state_file import write_state
 from clipq.ws_learn_one_layer import ws_learn_one_layer
@@ -113,6 +115,55 @@ def test_a_new_run_never_takes_an_old_ones_folder(results: Path, capsys):
     assert (results / "digits" / "first" / "report.json").read_bytes() == before
 
 
+def test_a_resume_that_fails_changes_nothing(tmp_path: Path, capsys):
+    folder = tmp_path / "results" / "mnist_lenet5" / "mine"
+    folder.mkdir(parents=True)
+    config = load_experiment("mnist_lenet5", {"data.data_dir": str(tmp_path / "nowhere")}).to_toml()
+    (folder / "config.toml").write_text(config)
+    assert "nowhere" in refused(capsys, "train", "--resume", folder, "--quiet")
+    assert (folder / "config.toml").read_text() == config
+
+
+def test_an_empty_folder_is_a_new_runs(tmp_path: Path, capsys):
+    """A command that was killed before it did anything leaves one, with files that it was writing, if any."""
+    folder = tmp_path / "digits" / "mine"
+    folder.mkdir(parents=True)
+    (folder / ".config.toml.0123.part").touch()
+    (folder / ".lock").touch()
+    arguments = ["train", "dense.epochs=0", "train.epochs=0", "--p", "0.5", "--results", tmp_path, "--quiet"]
+    assert cli.main([str(a) for a in [*arguments, "--run", "mine"]]) == 0
+    assert (folder / "report.md").is_file() and not list(folder.glob(".*"))
+    capsys.readouterr()
+    (tmp_path / "digits" / "other").mkdir()
+    (tmp_path / "digits" / "other" / "text").touch()
+    assert refused(capsys, *arguments, "--run", "other").endswith("is there already; expected a new name")
+
+
+def test_a_run_interrupted_before_anything_is_done_leaves_nothing(tmp_path: Path, capsys, monkeypatch):
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("clipq.run.load_dataset", interrupt)
+    assert cli.main(["train", "--results", str(tmp_path)]) == 130
+    assert "interrupted; nothing was done yet" in capsys.readouterr().err
+    assert run_names(tmp_path) == []
+
+
+def test_a_run_goes_on_from_another_working_directory(results: Path, tmp_path: Path, monkeypatch):
+    """Its starting weights were named from the first one."""
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    state = decode_sparse_quantized_net_v2(results / "digits" / "first" / "net.clipq").state_dict()
+    torch.save(state, "start.pt")
+    options = ["train.epochs=0", "--p", "0.5", "--results", str(tmp_path), "--quiet"]
+    assert cli.main(["train", "--weights", "start.pt", "--run", "mine", *options]) == 0
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    config = tmp_path / "digits" / "mine" / "config.toml"
+    assert cli.main(["train", "--experiment", str(config), "--run", "again", *options]) == 0
+    first, again = (tmp_path / "digits" / name / "net.clipq" for name in ("mine", "again"))
+    assert first.read_bytes() == again.read_bytes()
+
+
 def test_list(capsys):
     assert cli.main(["train", "--list"]) == 0
     assert re.search(r"^mnist_lenet5 +LeNet-5 on MNIST", capsys.readouterr().out, re.MULTILINE)
@@ -134,6 +185,12 @@ def test_list(capsys):
         (["--weights", "nowhere.pt"], "nowhere.pt"),
         (["--experiment", "mnist_lenet5", "--data-dir", "nowhere"], "nowhere"),
         (["--run", "a/b"], "without a path"),
+        (["--run", "a\udcffb"], r"expected arguments in UTF-8, got 'a\udcffb'"),
+        (["--data-dir", "."], "digits: comes with scikit-learn; expected no folder (--data-dir)"),
+        (["--p", "0.5", "--lambda", "7"], "search.lambda_ (--lambda): needs a search"),
+        (["search.given.ip1=[0.5, 4]"], "search.given.ip1: needs search.mode = given"),
+        (["run.amp=true", "--device", "cpu"], "run.amp: mixed precision needs a GPU"),
+        (["--seed", "4294967296"], "override run.seed: [run]: seed: expected 0..2^32 - 1"),
         (["--resume", "nowhere"], "nowhere"),
         (["layers.include=conv7"], "conv7"),
     ],
@@ -178,6 +235,29 @@ def test_scripts_are_the_same_verbs(clipq_file: Path):
 
 
 # info
+
+
+@pytest.fixture
+def unusual(tmp_path: Path) -> Path:
+    torch.save({"\u00e9 w": torch.arange(8.0).reshape(2, 4)}, tmp_path / "net.pt")
+    assert cli.main(["encode", str(tmp_path / "net.pt"), str(tmp_path / "net.clipq"), "--p", "0.5", "--b", "2"]) == 0
+    return tmp_path / "net.clipq"
+
+
+def test_what_an_outputs_encoding_lacks_is_shown_as_an_escape(unusual: Path):
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "info.py", unusual],
+        capture_output=True, text=True, check=False, env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )  # fmt: skip
+    assert done.returncode == 0 and r"\xe9 w" in done.stdout and done.stderr == ""
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_closed_outputs_are_no_errors(unusual: Path, closed: str):
+    line = f'"$0" "$1" "$2" {closed}'
+    arguments = ["sh", "-c", line, sys.executable, ROOT / "scripts" / "info.py", unusual]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and done.stderr == ""
 
 
 def test_info_sums_to_the_file(clipq_file: Path, capsys):

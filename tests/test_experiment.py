@@ -85,6 +85,15 @@ def test_values_of_every_type(tmp_path: Path):
     assert experiment.conventions.partition == "joined"
 
 
+def test_paths_count_from_the_working_directory_and_are_kept_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    path = written(tmp_path, '[network]\nweights = "a/net.pt"')
+    experiment = load_experiment(path, {"data.data_dir": "images"})
+    assert experiment.network.weights == str(tmp_path / "a" / "net.pt")
+    assert experiment.data.data_dir == str(tmp_path / "images")
+    assert load_experiment("digits").network.weights == load_experiment("digits").data.data_dir == ""
+
+
 def test_overrides(tmp_path: Path):
     given = {
         "train.lr": "1e-3", "train.epochs": "7", "run.amp": "true", "run.device": "cuda:1", "data.data_dir": "/a b/1",
@@ -118,7 +127,7 @@ def test_overrides(tmp_path: Path):
         ("[conventions]\npartition = 'both'", r"conventions\.partition: expected one of .*'joined'.*got 'both'"),
         ("[conventions]\nclip_value = 'quantile'", r"\[conventions\]: .*A03"),
         ('[data]\ndataset = "cifar10"\nshift = 2', r"shift: expected 0 for cifar10, .*, got 2"),
-        ("[run]\nseed = -1", r"\[run\]: seed: expected >= 0, got -1"),
+        ("[run]\nseed = -1", r"\[run\]: seed: expected 0\.\.2\^32 - 1, got -1"),
         ("[experiment]\nname = '../x'", r"\[experiment\]: name: expected letters"),
         ("[train", r"mine\.toml: not TOML"),
     ],
@@ -142,12 +151,22 @@ def test_what_a_file_may_not_say(tmp_path: Path, text: str, expected: str):
         ("run.amp", "yes", "run.amp: expected true or false, got 'yes'"),
         ("train.optimizer", "lion", "train.optimizer: expected one of 'sgd', 'adam', got 'lion'"),
         ("search.given.conv1", "0.5", "search.given.conv1: expected a list of a number and a whole number, got 0.5"),
-        ("run.seed", "-1", r"\[run\]: seed"),
+        ("run.seed", "-1", r"^override run\.seed: \[run\]: seed"),
+        ("run.seed", "4294967296", r"expected 0\.\.2\^32 - 1, got 4294967296"),
+        ("train.epochs", "-1", r"^override train\.epochs: \[train\]: training option epochs"),
     ],
 )
 def test_what_an_override_may_not_say(key: str, text: str, expected: str):
     with pytest.raises(ExperimentError, match=expected):
         load_experiment("digits", {key: text})
+
+
+def test_a_file_whose_name_cannot_be_an_experiments(tmp_path: Path):
+    path = written(tmp_path, "").rename(tmp_path / "my net.toml")
+    with pytest.raises(ExperimentError, match=r"my net\.toml: the file's name is the experiment's, .*got 'my net'"):
+        load_experiment(path)
+    path.write_text('[experiment]\nname = "mine"')
+    assert load_experiment(path).name == "mine"
 
 
 def test_no_such_experiment_or_file(tmp_path: Path):

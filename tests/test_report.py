@@ -128,6 +128,11 @@ def test_the_page_embeds_the_figures_that_are_there(report, tmp_path: Path):
     assert {tmp_path / path for path in embedded} == set((tmp_path / "figures").iterdir()) and len(embedded) == 5
 
 
+def test_a_figures_alternative_text_is_its_captions_first_sentence(report):
+    page = markdown_page(report, {"a.png": "Linear below 0.1 [log above]. More.", "b.png": "Nothing else."})
+    assert "![Linear below 0.1 (log above)](a.png)" in page and "![Nothing else](b.png)" in page
+
+
 def test_a_report_read_from_json_gives_the_same_page(report, tmp_path: Path):
     assert markdown_page(json.loads(json.dumps(report))) == markdown_page(copy.deepcopy(report))
 

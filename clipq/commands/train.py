@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from clipq import distributed
 from clipq.errors import CheckpointError, ClipqError, ExperimentError, Interrupted
@@ -42,6 +43,13 @@ SHORTCUTS = {
 }
 
 
+class _Place(NamedTuple):
+    """A run's folder, and whether this command made it."""
+
+    folder: Path
+    is_new: bool
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("overrides", nargs="*", metavar="section.key=value", help="the same as --set")
@@ -69,6 +77,7 @@ def run(args: argparse.Namespace) -> int:
     if args.list:
         print(Table(("experiment", "description"), list(list_experiments().items()), n_text=2).plain())
         return 0
+    _check_characters(args)
     if args.resume and "=" in args.resume and not Path(args.resume).exists():  # --resume without a folder
         args.overrides.append(args.resume)
         args.resume = ""
@@ -76,17 +85,29 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         return _rehearse(args, overrides)
     distributed.connect()
-    folder, experiment = distributed.on_writer(lambda: _prepared(args, overrides))
+    place, experiment = distributed.on_writer(lambda: _prepared(args, overrides))
     try:
-        _work(experiment, folder, args)
+        _work(experiment, place.folder, args)
     except (ClipqError, OSError):
         if distributed.is_writer():
-            _discard_if_nothing_was_done(folder)
+            _discard_if_nothing_was_done(place)
         raise
     except KeyboardInterrupt as stop:
+        if not RunFiles(place.folder).config.exists():
+            if distributed.is_writer():
+                _discard_if_nothing_was_done(place)
+            raise Interrupted("nothing was done yet") from None
         where = f"{stop}; " if str(stop) else ""
-        raise Interrupted(f"{where}go on with: clipq train --resume {shlex.quote(str(folder))}") from None
+        raise Interrupted(f"{where}go on with: clipq train --resume {shlex.quote(str(place.folder))}") from None
     return 0
+
+
+def _check_characters(args: argparse.Namespace) -> None:
+    """Refuses text that no file in UTF-8 can hold, such as the name of a folder in another encoding."""
+    for value in vars(args).values():
+        for text in map(str, value if isinstance(value, list) else [value]):
+            if any("\ud800" <= character <= "\udfff" for character in text):
+                raise ExperimentError(f"expected arguments in UTF-8, got {text!a}")
 
 
 def _rehearse(args: argparse.Namespace, overrides: dict[str, str]) -> int:
@@ -96,19 +117,31 @@ def _rehearse(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     from clipq.dry_run import dry_run
     from clipq.dry_run_text import dry_run_text
 
-    experiment = load_experiment(args.experiment or "digits", overrides)
+    experiment = _loaded(args, overrides)
     path = args.results / experiment.name / "dry_run.clipq"
     print(dry_run_text(experiment, dry_run(experiment, path), path))
     return 0
 
 
-def _prepared(args: argparse.Namespace, overrides: dict[str, str]) -> tuple[Path, Experiment]:
+def _prepared(args: argparse.Namespace, overrides: dict[str, str]) -> tuple[_Place, Experiment]:
     """The run's folder, which is there, and its experiment."""
     if args.resume is not None:
         folder = _folder_to_resume(args)
-        return folder, _as_it_was(folder, args, overrides)
+        return _Place(folder, is_new=False), _as_it_was(folder, args, overrides)
+    experiment = _loaded(args, overrides)
+    return _place_of_a_new_run(args, experiment), experiment
+
+
+def _loaded(args: argparse.Namespace, overrides: Mapping[str, str]) -> Experiment:
+    """The experiment of a new run, whose overrides must all have an effect."""
     experiment = load_experiment(args.experiment or "digits", overrides)
-    return _new_folder(args, experiment), experiment
+    search = experiment.search
+    for key in overrides:
+        if key == "search.lambda_" and not search.searches:
+            raise ExperimentError(f"{key} (--lambda): needs a search; expected none with search.mode = {search.mode}")
+        if key.startswith("search.given.") and search.mode != "given":
+            raise ExperimentError(f"{key}: needs search.mode = given; expected none with search.mode = {search.mode}")
+    return experiment
 
 
 def _work(experiment: Experiment, folder: Path, args: argparse.Namespace) -> None:
@@ -167,8 +200,8 @@ def _pair(text: str) -> tuple[str, str]:
     return key.strip(), value.strip()
 
 
-def _new_folder(args: argparse.Namespace, experiment: Experiment) -> Path:
-    """The folder of a new run: never one that is there already."""
+def _place_of_a_new_run(args: argparse.Namespace, experiment: Experiment) -> _Place:
+    """A folder that was not there, or an empty one, as a command leaves it that was killed before it did anything."""
     parent = args.results / experiment.name
     parent.mkdir(parents=True, exist_ok=True)
     if args.run is None:
@@ -179,10 +212,17 @@ def _new_folder(args: argparse.Namespace, experiment: Experiment) -> Path:
     for candidate in names:
         with suppress(FileExistsError):
             (parent / candidate).mkdir()
-            return parent / candidate
-    raise ExperimentError(
-        f"{parent / names[0]}: is there already; expected a new name, or --resume {shlex.quote(str(parent / names[0]))}"
-    )
+            return _Place(parent / candidate, is_new=True)
+    folder = parent / names[0]
+    if folder.is_dir() and not _visible_files(folder):
+        return _Place(folder, is_new=False)
+    or_resume = f", or --resume {shlex.quote(str(folder))}" if RunFiles(folder).config.is_file() else ""
+    raise ExperimentError(f"{folder}: is there already; expected a new name{or_resume}")
+
+
+def _visible_files(folder: Path) -> set[str]:
+    """Their names; hidden ones are what a killed process can leave of files that it was writing, and its lock."""
+    return {file.name for file in folder.iterdir() if not file.name.startswith(".")}
 
 
 def _checked_name(name: str) -> str:
@@ -231,8 +271,10 @@ def _as_it_was(folder: Path, args: argparse.Namespace, overrides: dict[str, str]
     return experiment
 
 
-def _discard_if_nothing_was_done(folder: Path) -> None:
-    """Removes the folder of a run that failed before its first result, so that it is not taken for one to resume."""
-    if folder.is_dir() and {file.name for file in folder.iterdir()} <= {RunFiles(folder).config.name}:
-        RunFiles(folder).config.unlink(missing_ok=True)
-        folder.rmdir()
+def _discard_if_nothing_was_done(place: _Place) -> None:
+    """Removes the folder that this command made for a run that failed before its first result, so that it is not taken
+    for one to resume."""
+    config = RunFiles(place.folder).config
+    if place.is_new and place.folder.is_dir() and {file.name for file in place.folder.iterdir()} <= {config.name}:
+        config.unlink(missing_ok=True)
+        place.folder.rmdir()

@@ -21,6 +21,8 @@ def _digits(data_dir: Path | None, images: Preprocessing | None) -> Dataset:
     from clipq.data.digits import load_digits
 
     _refuse("digits", images)
+    if data_dir is not None:
+        raise DataError(f"data set digits: comes with scikit-learn; expected no folder (--data-dir), got {data_dir}")
     return load_digits()
 
 
