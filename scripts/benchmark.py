@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from clipq.errors import ClipqError
 from scripts import benchmark_codec, benchmark_speed
 
 
@@ -19,7 +20,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("what", choices=["speed", "codec"], help="which table")
     argv = sys.argv[1:] if argv is None else argv
     what = parser.parse_args(argv[:1]).what
-    return {"speed": benchmark_speed, "codec": benchmark_codec}[what].main(argv[1:])
+    try:
+        return {"speed": benchmark_speed, "codec": benchmark_codec}[what].main(argv[1:])
+    except (ClipqError, OSError) as error:
+        print(f"benchmark.py {what}: {error}", file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from clipq import ws_learn_one_layer as learning
 from clipq.atomic_file import write_text
 from clipq.conventions import Conventions
 from clipq.data import load_dataset
+from clipq.device import find_device
 from clipq.device_weights import learn_together
 from clipq.errors import ClipqError
 from clipq.host_part import Part
@@ -40,6 +41,7 @@ from clipq.search_config import SearchConfig
 from clipq.subset_error import SubsetError
 from clipq.weight_sharing import share_weights, straight_through
 from clipq.ws_learn_one_layer import learn, ws_learn_one_layer
+from scripts.argument_types import at_least
 from scripts.operations import Operations
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
@@ -55,10 +57,10 @@ Row = dict[str, Any]
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="as torch names it")
-    parser.add_argument("--threads", type=int, default=0, help="of torch; 0 leaves its choice")
-    parser.add_argument("--weights", type=int, default=LARGE_LAYER, help="in the large layer")
-    parser.add_argument("--repeats", type=int, default=5, help="measurements of each operation")
-    parser.add_argument("--step-repeats", type=int, default=100, help="measurements of each training step")
+    parser.add_argument("--threads", type=at_least(0), default=0, help="of torch; 0 leaves its choice")
+    parser.add_argument("--weights", type=at_least(1), default=LARGE_LAYER, help="in the large layer")
+    parser.add_argument("--repeats", type=at_least(1), default=5, help="measurements of each operation")
+    parser.add_argument("--step-repeats", type=at_least(1), default=100, help="measurements of each training step")
     parser.add_argument("--data-dir", help="of MNIST, for the search; by default as the experiments find it")
     parser.add_argument("--save", action="store_true", help="write results/speed/<device>.json")
     arguments = parser.parse_args(argv)
@@ -75,7 +77,7 @@ def main(argv: list[str]) -> int:
 
 def speed(arguments: argparse.Namespace) -> dict[str, Any]:
     """Everything, printed as it comes."""
-    device = torch.device(arguments.device)
+    device = find_device(arguments.device)
     report: dict[str, Any] = {"provenance": provenance(0), "device": arguments.device, "weights": arguments.weights}
     print(f"one layer of {arguments.weights:,} weights, b = 4, on {device} with {torch.get_num_threads()} threads")
     report["operation"] = operation(arguments.weights, device, arguments.repeats)

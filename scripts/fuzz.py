@@ -26,6 +26,8 @@ from typing import Any
 import numpy as np
 import torch
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 from clipq.atomic_file import write_text
 from clipq.byte_reader import CRC_SIZE
 from clipq.clipq_file import crc, open_container
@@ -35,6 +37,7 @@ from clipq.errors import ClipqFormatError
 from clipq.lane_passes import kernels_for, numpy_alone
 from clipq.provenance import provenance
 from clipq.quantized_net import QuantizedLayer, QuantizedNet
+from scripts.argument_types import at_least
 
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "codec"
 #: Address space that reading may take beyond what the process has when it starts.
@@ -224,9 +227,9 @@ def fuzz(cases: int, seed: int, files: list[bytes], watch: Callable[[int], None]
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", type=int, default=100_000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--files", type=int, default=200, help="sound files that the damaged ones are made of")
+    parser.add_argument("--cases", type=at_least(1), default=100_000)
+    parser.add_argument("--seed", type=at_least(0), default=0)
+    parser.add_argument("--files", type=at_least(1), default=200, help="sound files that the damaged ones are made of")
     parser.add_argument("--save", action="store_true", help="write results/codec/fuzz.json")
     arguments = parser.parse_args(argv)
     rng = np.random.default_rng(arguments.seed)

@@ -6,9 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from clipq.errors import ClipqError
+from clipq.errors import ClipqError, DataError
 from clipq.pages import PAGES
-from clipq.pages.site import outdated, write_site
+from clipq.pages.site import measured_pages, outdated, write_site
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 
@@ -19,6 +19,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--results", type=Path, default=RESULTS, help="the folder (default: the repository's)")
     options = parser.parse_args(argv)
     try:
+        if not measured_pages(options.results, PAGES):
+            raise DataError(f"{options.results}: expected a folder of results, found none of their JSON files")
         lines = outdated(options.results, PAGES) if options.check else write_site(options.results, PAGES)
     except ClipqError as error:
         print(error, file=sys.stderr)

@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from clipq.atomic_file import write_text
 from clipq.provenance import without_folders
 from matlab_parity.effects import QUICK, measure_effects
+from scripts.argument_types import at_least
 from scripts.mnist_runs import exit_code
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
@@ -24,7 +25,7 @@ def main() -> int:
     parser.add_argument("--experiment", default="mnist_lenet5")
     parser.add_argument("--weights", default="", help="trained weights to start from; without, each run trains its own")
     parser.add_argument("--data-dir", default="", help="folder of the data set; default $CLIPQ_DATA")
-    parser.add_argument("--seeds", type=int, default=3, help="runs of each reading")
+    parser.add_argument("--seeds", type=at_least(1), default=3, help="runs of each reading")
     parser.add_argument("--quick", action="store_true", help="short training and search: rough figures")
     parser.add_argument("--folder", type=Path, help="where the runs go; default results/assumptions/<experiment>")
     options = parser.parse_args()

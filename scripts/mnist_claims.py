@@ -40,6 +40,7 @@ from clipq.train_state import seed_everything
 from clipq.training import TrainingError, fit, top1_error
 from clipq.ws_learn_one_layer import ws_learn_one_layer
 from clipq.ws_train import ws_train
+from scripts.argument_types import at_least
 from scripts.mnist_runs import add_common_options, dense_network, exit_code, run_once
 
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "claims"
@@ -247,9 +248,12 @@ def measure(network: str, options: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_common_options(parser, RESULTS / "runs")
-    parser.add_argument("--epochs", type=int, default=20, help="of every fine-tuning")
+    parser.add_argument("--epochs", type=at_least(1), default=20, help="of every fine-tuning")
     parser.add_argument(
-        "--search-seeds", type=int, default=sys.maxsize, help="of so many of the seeds searches are compared, too"
+        "--search-seeds",
+        type=at_least(0),
+        default=sys.maxsize,
+        help="of so many of the seeds searches are compared, too",
     )
     options = parser.parse_args(argv)
 

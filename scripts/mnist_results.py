@@ -15,6 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from clipq.errors import DataError
 from scripts.mnist_runs import add_common_options, dense_network, exit_code, held_out_error, run_once
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
@@ -25,6 +26,10 @@ CAFFE = "caffe_{}_original.caffemodel"
 
 def measure(options: argparse.Namespace) -> None:
     """Every network, recipe, seed and start."""
+    if options.caffe and "caffe" in options.starts:
+        for path in (options.caffe / CAFFE.format(network) for network in options.networks):
+            if not path.is_file():
+                raise DataError(f"{path}: no such file; expected --caffe to be the folder of Caffe's LeNets")
     common = {"data.data_dir": options.data_dir, "run.threads": str(options.threads)}
     for network, recipe, seed in product(options.networks, options.recipes, options.seeds):
         experiment = RECIPES[recipe].format(network)

@@ -26,6 +26,7 @@ from clipq.provenance import without_folders
 from clipq.run import Run
 from clipq.train_state import seed_everything
 from clipq.training import fit, top1_error
+from scripts.argument_types import at_least
 
 NETWORKS = ("lenet300100", "lenet5")
 KEPT = (
@@ -98,8 +99,8 @@ def add_common_options(parser: argparse.ArgumentParser, runs: Path) -> None:
     """Which networks and seeds, from what data, where; ``runs``: the default folder of the runs."""
     parser.add_argument("--data-dir", default="", help="folder that holds MNIST (default: $CLIPQ_DATA, the cache)")
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=NETWORKS)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one run of each")
-    parser.add_argument("--threads", type=int, default=0, help="of torch; 0 leaves its choice")
+    parser.add_argument("--seeds", type=at_least(0), nargs="+", default=[0, 1, 2], help="one run of each")
+    parser.add_argument("--threads", type=at_least(0), default=0, help="of torch; 0 leaves its choice")
     parser.add_argument("--runs", type=Path, default=runs, help="folder of the runs")
 
 

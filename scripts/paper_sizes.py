@@ -27,6 +27,8 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 from clipq.atomic_file import write_text
 from clipq.bits import Coder, dense_bits, layer_bits
 from clipq.decode_sparse_quantized_net_v2 import decode_sparse_quantized_net_v2
@@ -37,6 +39,7 @@ from clipq.provenance import provenance
 from clipq.quantized_net import LayerSetting, QuantizedNet
 from clipq.weight_sharing import quantized_net
 from clipq.ws_learn_one_layer import ws_learn_one_layer
+from scripts.argument_types import at_least
 
 RESULT = Path(__file__).resolve().parent.parent / "results" / "paper_sizes" / "paper_sizes.json"
 CODERS: tuple[Coder, ...] = ("fixed", "entropy")
@@ -144,8 +147,8 @@ def measure(published: Published, seed: int) -> dict[str, Any]:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seed", type=int, default=0, help="of the stand-in weights")
-    parser.add_argument("--threads", type=int, default=1, help="of torch")
+    parser.add_argument("--seed", type=at_least(0), default=0, help="of the stand-in weights")
+    parser.add_argument("--threads", type=at_least(1), default=1, help="of torch")
     parser.add_argument("--out", type=Path, default=RESULT, help="the JSON file")
     options = parser.parse_args(argv)
     torch.set_num_threads(options.threads)
