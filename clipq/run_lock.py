@@ -35,9 +35,7 @@ def sole_process(folder: Path) -> Iterator[None]:
         except OSError as error:
             raise WriteError(f"{path}: cannot be locked: {error.strerror or error}") from error
         if lost:  # also where the file that is locked here is one that the other process deleted as it ended
-            raise CheckpointError(
-                f"{folder}: another process is at work there; expected a run that none is at work on: let that one end"
-            )
+            raise CheckpointError(f"{folder}: another process is at work there; wait until it has ended, or stop it")
         try:
             yield
         finally:
