@@ -1,6 +1,6 @@
 """Several processes that train one network: torchrun starts them, torch.distributed connects them.
 
-    torchrun --nproc-per-node=N scripts/ws_train.py ...
+    torchrun --nproc-per-node=N -- scripts/ws_train.py ...
 
 Every process sees the same global batches and takes its share of each.  DistributedDataParallel averages the
 gradients, weighted by the shares, so that every process has the gradient of the whole batch.  It differs from that of

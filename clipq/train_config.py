@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from math import isfinite
-from numbers import Integral, Real
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 from clipq.errors import SettingError
+from clipq.option_types import check_types
 
 
 @dataclass(frozen=True)
@@ -53,9 +52,7 @@ class TrainConfig:
     keep: Literal["best", "last"] = "best"
 
     def __post_init__(self) -> None:
-        for f in fields(self):
-            if (expected := _misfit(f.type, getattr(self, f.name))) is not None:
-                raise SettingError(f"training option {f.name}: expected {expected}, got {getattr(self, f.name)!r}")
+        check_types(self, "training option")
         limits = (
             ("epochs", self.epochs >= 0, ">= 0"),
             ("batch_size", self.batch_size >= 1, ">= 1"),
@@ -76,14 +73,3 @@ class TrainConfig:
         for name, holds, expected in limits:
             if not holds:
                 raise SettingError(f"training option {name}: expected {expected}, got {getattr(self, name)!r}")
-
-
-def _misfit(kind: Any, value: Any) -> str | None:
-    """What a field of a type (its name) expects, where the value is none such; NumPy's numbers are."""
-    if kind == "bool":
-        return None if isinstance(value, bool) else "True or False"
-    if kind == "int":
-        return None if isinstance(value, Integral) else "a whole number"
-    if kind == "float":
-        return None if isinstance(value, Real) and isfinite(value) else "a finite number"
-    return None

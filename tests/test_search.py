@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from clipq.conventions import Conventions
-from clipq.errors import CheckpointError, ModelError, WriteError
+from clipq.errors import CheckpointError, ModelError, SettingError, WriteError
 from clipq.layers import CompressibleLayer, compressible_layers
 from clipq.quantized_net import LayerSetting
 from clipq.search import Evaluation, candidates, n_evaluations, search
@@ -344,3 +344,21 @@ def test_shared_weights_are_quantized_wherever_they_are_used() -> None:
         return 0.5
 
     search(model, layers, error, ONE_P)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "expected"),
+    [
+        ("lambda_", float("inf"), "a finite number"), ("lambda_", "1", "a finite number"),
+        ("evaluations", 2.5, "a whole number"), ("b_min", 2.5, "a whole number"), ("subset", 0, ">= 1"),
+        ("p_step", 1e-300, ">= 0.0001"),
+    ],
+)  # fmt: skip
+def test_options_that_no_search_can_have_are_named(option: str, value: object, expected: str) -> None:
+    with pytest.raises(SettingError, match=f"search option {option}: expected {expected}, got {value!r}"):
+        SearchConfig(**{option: value})  # type: ignore[arg-type]
+
+
+def test_a_given_setting_is_a_pair() -> None:
+    with pytest.raises(SettingError, match=r"search.given.a: expected \[p, b\], got 3"):
+        SearchConfig(mode="given", given={"a": 3})  # type: ignore[dict-item]

@@ -27,7 +27,7 @@ examples:
   clipq train --experiment imagenet_alexnet --dry-run       will it run, how long, in how much memory? without images
   clipq train --resume                                      go on with the run that was interrupted last
 
-Several processes train together: torchrun --nproc-per-node=N scripts/ws_train.py ...
+Several processes train together: torchrun --nproc-per-node=N -- scripts/ws_train.py ...
 The keys of an experiment are in its file; the run's folder has one with every key: config.toml.
 """
 

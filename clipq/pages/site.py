@@ -140,7 +140,7 @@ def _page(source: MeasuredPage) -> str:
 
 
 def _embedded(figure: PageFigure, folder: str) -> str:
-    return f"![{figure.caption.split('.')[0]}]({folder}{figure.name})\n\n*{figure.caption}*"
+    return f"![{figure.caption.split('. ')[0].removesuffix('.')}]({folder}{figure.name})\n\n*{figure.caption}*"
 
 
 def _again(page: Page) -> str:
