@@ -2,8 +2,8 @@
 
 Bayesian optimisation with inequality constraints (Gardner et al., ICML 2014), **minimising**, over a finite set of
 candidates.  The first evaluations are the initial points and two random candidates; every later one fits a Gaussian
-process from scratch (``clipq.gaussian_process``) and takes the remaining candidate of largest expected improvement
-(``clipq.expected_improvement``).  ``Optimizer`` is the same one step at a time, for a caller that evaluates F itself.
+process from scratch and takes the remaining candidate of largest expected improvement (``clipq.bayesian``).
+``Optimizer`` is the same one step at a time, for a caller that evaluates F itself.
 
 Deviations from the original:
 
@@ -28,12 +28,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from clipq.bayesopt_options import BayesoptOptions
-from clipq.bayesopt_trace import Trace, load_trace, save_trace
-from clipq.candidates import SAME_POINT
+from clipq.bayesian.bayesopt_options import BayesoptOptions
+from clipq.bayesian.bayesopt_trace import Trace, load_trace, save_trace
+from clipq.bayesian.candidates import SAME_POINT
+from clipq.bayesian.expected_improvement import feasible
+from clipq.bayesian.grid_optimization import GridOptimization
 from clipq.errors import CheckpointError, SettingError
-from clipq.expected_improvement import feasible
-from clipq.grid_optimization import GridOptimization
 
 __all__ = ["BayesoptOptions", "BayesoptResult", "Optimizer", "Trace", "bayesopt"]
 

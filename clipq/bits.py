@@ -16,7 +16,7 @@ import torch
 from clipq.bit_stream import packed_size, varint_size
 from clipq.byte_reader import CRC_SIZE, MAX_ELEMENTS_PER_BYTE
 from clipq.conventions import Conventions
-from clipq.entropy_coder import entropy_size
+from clipq.entropy.entropy_coder import entropy_size
 from clipq.errors import SettingError
 from clipq.quantized_net import LayerSetting
 from clipq.relative_index import entry_counts, zero_runs

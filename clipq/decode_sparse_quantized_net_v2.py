@@ -17,12 +17,12 @@ import torch
 from clipq.bit_stream import packed_size, unpack_bits
 from clipq.byte_reader import CRC_SIZE, MAX_ELEMENTS_PER_BYTE, ByteReader
 from clipq.clipq_file import Container, LayerEntry, open_container
-from clipq.entropy_coder import decode_entropy
+from clipq.entropy.entropy_coder import decode_entropy
+from clipq.entropy.tensor_coder import read_tensor
 from clipq.matlab_net import is_matlab, read_mat
 from clipq.quantized_net import QuantizedLayer, QuantizedNet
 from clipq.relative_index import MAX_INDEX_BITS, RelativeIndex, expand
 from clipq.tensor_bytes import element_size, tensor_from_bytes
-from clipq.tensor_coder import read_tensor
 
 Source = str | os.PathLike[str] | bytes
 

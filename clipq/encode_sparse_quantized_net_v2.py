@@ -20,12 +20,12 @@ from clipq.bits import Coder, choose_index_bits, padding_size
 from clipq.byte_reader import CRC_SIZE
 from clipq.clipq_file import Directory, LayerEntry, TensorEntry, crc, pack_directory
 from clipq.conventions import Conventions
-from clipq.entropy_coder import encode_entropy
+from clipq.entropy.entropy_coder import encode_entropy
+from clipq.entropy.tensor_coder import pack_tensor
 from clipq.errors import SettingError
 from clipq.quantized_net import QuantizedLayer, QuantizedNet
 from clipq.relative_index import RelativeIndex, relative_index
 from clipq.tensor_bytes import tensor_to_bytes, type_name
-from clipq.tensor_coder import pack_tensor
 
 
 @dataclass(frozen=True, eq=False)

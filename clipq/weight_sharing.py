@@ -16,9 +16,9 @@ from torch.nn.utils import parametrize
 
 from clipq.conventions import Conventions
 from clipq.errors import ModelError
-from clipq.host_weights import Near
 from clipq.layers import CompressibleLayer
-from clipq.learned_together import LearnedTogether
+from clipq.learning.host_weights import Near
+from clipq.learning.learned_together import LearnedTogether
 from clipq.quantized_net import WEIGHT_DTYPES, LayerSetting, QuantizedLayer, QuantizedNet
 from clipq.ws_learn_one_layer import learn_weights, ws_learn_one_layer
 

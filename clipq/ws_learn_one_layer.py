@@ -17,12 +17,12 @@ import numpy as np
 import torch
 
 from clipq.conventions import Conventions
-from clipq.device_weights import learn_on_device
 from clipq.errors import WeightError
-from clipq.host_weights import HostWeights, Near, Rank
-from clipq.layer_step import layer_step
-from clipq.learned_layer import LearnedLayer
-from clipq.partition import Side, centres, clip_value, intervals, thresholds
+from clipq.learning.device_weights import learn_on_device
+from clipq.learning.host_weights import HostWeights, Near, Rank
+from clipq.learning.layer_step import layer_step
+from clipq.learning.learned_layer import LearnedLayer
+from clipq.learning.partition import Side, centres, clip_value, intervals, thresholds
 from clipq.quantized_net import WEIGHT_MAX, LayerSetting
 
 Array = TypeVar("Array", torch.Tensor, np.ndarray)

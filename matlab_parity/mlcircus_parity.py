@@ -12,14 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
-from clipq.expected_improvement import (
+from clipq.bayesian.expected_improvement import (
     expected_improvement,
     feasible,
     first_argmax,
     incumbent,
     probability_of_feasibility,
 )
-from clipq.gaussian_process import nlml, posterior
+from clipq.bayesian.gaussian_process import nlml, posterior
 from matlab_parity.mat_files import Case, Var, check_case, load_mat
 from matlab_parity.tolerances import EPS, Check, check
 

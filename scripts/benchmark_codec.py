@@ -30,7 +30,7 @@ from clipq.caffemodel import read_caffemodel
 from clipq.decode_sparse_quantized_net_v2 import decode_sparse_quantized_net_v2
 from clipq.deep_compression import read_deep_compression
 from clipq.encode_sparse_quantized_net_v2 import encode_sparse_quantized_net_v2
-from clipq.lane_passes import kernels_for, numpy_alone
+from clipq.entropy.lane_passes import kernels_for, numpy_alone
 from clipq.pretrained import caffe_state_dict
 from clipq.provenance import provenance, without_folders
 from clipq.quantized_net import QuantizedLayer, QuantizedNet

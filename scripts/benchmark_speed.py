@@ -23,16 +23,16 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.utils import parametrize
 
-from clipq import host_weights
 from clipq import ws_learn_one_layer as learning
 from clipq.atomic_file import write_text
 from clipq.conventions import Conventions
 from clipq.data import load_dataset
 from clipq.device import find_device
-from clipq.device_weights import learn_together
 from clipq.errors import ClipqError
-from clipq.host_part import Part
 from clipq.layers import compressible_layers
+from clipq.learning import host_weights
+from clipq.learning.device_weights import learn_together
+from clipq.learning.host_part import Part
 from clipq.networks import build_network
 from clipq.provenance import provenance
 from clipq.quantized_net import LayerSetting

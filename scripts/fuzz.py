@@ -33,8 +33,8 @@ from clipq.byte_reader import CRC_SIZE
 from clipq.clipq_file import crc, open_container
 from clipq.decode_sparse_quantized_net_v2 import decode_sparse_quantized_net_v2, inspect
 from clipq.encode_sparse_quantized_net_v2 import encode_sparse_quantized_net_v2
+from clipq.entropy.lane_passes import kernels_for, numpy_alone
 from clipq.errors import ClipqFormatError
-from clipq.lane_passes import kernels_for, numpy_alone
 from clipq.provenance import provenance
 from clipq.quantized_net import QuantizedLayer, QuantizedNet
 from scripts.argument_types import at_least

@@ -15,19 +15,19 @@ from hypothesis.extra.numpy import arrays
 from scipy.integrate import quad
 from scipy.stats import multivariate_normal, norm, qmc
 
-from clipq.bayesopt import BayesoptOptions, Optimizer, bayesopt
-from clipq.bayesopt_trace import Trace, load_trace, save_trace
-from clipq.candidates import Candidates, sobol
-from clipq.conjugate_gradient import minimize
-from clipq.errors import CheckpointError, SettingError
-from clipq.expected_improvement import (
+from clipq.bayesian.bayesopt_trace import Trace, load_trace, save_trace
+from clipq.bayesian.candidates import Candidates, sobol
+from clipq.bayesian.conjugate_gradient import minimize
+from clipq.bayesian.expected_improvement import (
     expected_improvement,
     feasible,
     first_argmax,
     incumbent,
     probability_of_feasibility,
 )
-from clipq.gaussian_process import fit, nlml, nlml_and_gradient, posterior, starting_hyperparameters
+from clipq.bayesian.gaussian_process import fit, nlml, nlml_and_gradient, posterior, starting_hyperparameters
+from clipq.bayesopt import BayesoptOptions, Optimizer, bayesopt
+from clipq.errors import CheckpointError, SettingError
 
 GRID = np.stack(np.meshgrid(np.linspace(0, 0.99, 34), np.arange(2.0, 9.0), indexing="ij"), axis=-1).reshape(-1, 2)
 

@@ -16,15 +16,15 @@ import pytest
 import scipy.io
 from scipy.stats import norm
 
-from clipq.bayesopt import BayesoptOptions, Optimizer
-from clipq.expected_improvement import (
+from clipq.bayesian.expected_improvement import (
     expected_improvement,
     feasible,
     first_argmax,
     incumbent,
     probability_of_feasibility,
 )
-from clipq.gaussian_process import fit, nlml, posterior, starting_hyperparameters
+from clipq.bayesian.gaussian_process import fit, nlml, posterior, starting_hyperparameters
+from clipq.bayesopt import BayesoptOptions, Optimizer
 
 FOLDER = Path(__file__).parent.parent / "matlab_parity" / "fixtures" / "mlcircus"
 EPS = np.finfo(float).eps

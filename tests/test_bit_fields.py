@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clipq.bit_fields import BitReader, BitWriter, number_size
 from clipq.byte_reader import ByteReader, InvalidValueError, TruncatedError
+from clipq.entropy.bit_fields import BitReader, BitWriter, number_size
 
 
 def _reader(text: str) -> BitReader:

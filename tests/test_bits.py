@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from clipq.bits import dense_bits, fixed_parts, layer_bits
 from clipq.conventions import Conventions
 from clipq.encode_sparse_quantized_net_v2 import encode_sparse_quantized_net_v2
-from clipq.entropy_coder import _codes_to_signed
+from clipq.entropy.entropy_coder import _codes_to_signed
+from clipq.entropy.pattern_coder import PatternPlan
+from clipq.entropy.plane_coder import PlanePlan
 from clipq.errors import SettingError
-from clipq.pattern_coder import PatternPlan
-from clipq.plane_coder import PlanePlan
 from clipq.quantized_net import QuantizedLayer, QuantizedNet
 
 DEEP_COMPRESSION = Conventions(index_bits="deep_compression")

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clipq.bit_fields import BitReader, bit_array
 from clipq.byte_reader import ByteReader, InvalidValueError, TruncatedError
-from clipq.codebook import pack_codebook, read_codebook
+from clipq.entropy.bit_fields import BitReader, bit_array
+from clipq.entropy.codebook import pack_codebook, read_codebook
 
 BITS = st.one_of(st.integers(0, 2**32 - 1), st.floats(width=32).map(lambda x: int(np.float32(x).view(np.uint32))))
 

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 import torch
 
-from clipq import device_passes
-from clipq.device_rows import DeviceRows
-from clipq.device_weights import learn_by
+from clipq.learning import device_passes
+from clipq.learning.device_rows import DeviceRows
+from clipq.learning.device_weights import learn_by
 
 CPU = torch.device("cpu")
 I32, I64, F32, F64, U8 = "*i32", "*i64", "*fp32", "*fp64", "*u8"
@@ -55,8 +55,8 @@ SIGNATURES: dict[str, dict[str, Any]] = {
 
 PROOF = """
 import torch
-from clipq import device_passes
-from clipq.device_weights import learn_by
+from clipq.learning import device_passes
+from clipq.learning.device_weights import learn_by
 found = device_passes.{name}.__wrapped__(torch.device("cpu"), learn_by)
 print(found and found.__name__)
 """
@@ -72,10 +72,10 @@ def test_in_the_interpreter_kernels_give_the_operations_results(name: str, expec
 MISLED = """
 import torch
 from functools import partial
-from clipq import device_passes, device_rows, device_step
+from clipq.learning import device_passes, device_rows, device_step
 from clipq.conventions import Conventions
-from clipq.device_rows import DeviceRows
-from clipq.device_weights import learn_by
+from clipq.learning.device_rows import DeviceRows
+from clipq.learning.device_weights import learn_by
 device_step.SAMPLE, device_step.MARGIN, device_rows.LARGE = 16, -3.0, 1
 step = lambda weights, settings, conventions: device_step.learn_step(weights, settings)
 print(device_passes.gives_the_same(step, partial(learn_by, DeviceRows), torch.device("cpu"), [Conventions()]))
@@ -90,7 +90,7 @@ def test_a_sample_that_misleads_changes_nothing() -> None:
 #: First where nothing may be learned, as in a validation, then in a training.
 MODES = """
 import torch
-from clipq.device_step import learn_step
+from clipq.learning.device_step import learn_step
 from clipq.quantized_net import LayerSetting
 x, theta = torch.linspace(-1, 1, 1000).sin(), LayerSetting(0.5, 3)
 with torch.inference_mode():
@@ -125,7 +125,7 @@ def test_kernels_compile(name: str, capability: int, tmp_path: Path, monkeypatch
     module, function = name.split(".")
     arguments = SIGNATURES[name]
     source = ASTSource(
-        fn=getattr(import_module(f"clipq.{module}"), function),
+        fn=getattr(import_module(f"clipq.learning.{module}"), function),
         signature={k: v if isinstance(v, str) else "constexpr" for k, v in arguments.items()},
         constexprs={k: v for k, v in arguments.items() if not isinstance(v, str)},
     )
@@ -152,13 +152,13 @@ class Failing(DeviceRows):
 
 @pytest.mark.parametrize(("kind", "warning"), [(Wrong, "other results"), (Failing, "no compiler")])
 def test_kernels_that_fail_are_not_used(kind: type, warning: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "clipq.device_kernels", SimpleNamespace(KernelRows=kind))
+    monkeypatch.setitem(sys.modules, "clipq.learning.device_kernels", SimpleNamespace(KernelRows=kind))
     with pytest.warns(UserWarning, match=warning):
         assert device_passes._kernels.__wrapped__(CPU, learn_by) is None
 
 
 def test_kernels_that_give_the_same_are_used_on_cuda_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "clipq.device_kernels", SimpleNamespace(KernelRows=DeviceRows))
+    monkeypatch.setitem(sys.modules, "clipq.learning.device_kernels", SimpleNamespace(KernelRows=DeviceRows))
     assert device_passes._kernels.__wrapped__(CPU, learn_by) is DeviceRows
     monkeypatch.setattr(device_passes, "_kernels", lambda device, learn: Wrong)
     cuda = torch.device("cuda:0")
@@ -169,5 +169,5 @@ def test_kernels_that_give_the_same_are_used_on_cuda_only(monkeypatch: pytest.Mo
 
 def test_without_triton_operations_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "triton", None)
-    monkeypatch.delitem(sys.modules, "clipq.device_kernels", raising=False)
+    monkeypatch.delitem(sys.modules, "clipq.learning.device_kernels", raising=False)
     assert device_passes._kernels.__wrapped__(CPU, learn_by) is None

@@ -11,10 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clipq import device_rows
 from clipq.conventions import Conventions
-from clipq.device_weights import DeviceLayer, learn_on_device, learn_together
 from clipq.layers import compressible_layers
+from clipq.learning import device_rows
+from clipq.learning.device_weights import DeviceLayer, learn_on_device, learn_together
 from clipq.networks import build_network
 from clipq.quantized_net import LayerSetting
 from clipq.ws_learn_one_layer import learn

@@ -1,4 +1,3 @@
-import ast
 from pathlib import Path
 
 import nets
@@ -7,7 +6,6 @@ import pytest
 import torch
 from hypothesis import given
 
-import clipq.decode_sparse_quantized_net_v2 as decoder_module
 from clipq.conventions import Conventions
 from clipq.decode_sparse_quantized_net_v2 import decode_sparse_quantized_net_v2, inspect
 from clipq.encode_sparse_quantized_net_v2 import encode_sparse_quantized_net_v2, write_clipq
@@ -165,16 +163,3 @@ def test_what_the_file_cannot_hold_is_refused_by_name(tensors: dict[str, torch.T
 def test_an_unknown_coder_is_refused() -> None:
     with pytest.raises(SettingError, match="coder"):
         encode_sparse_quantized_net_v2(_example_net(), coder="huffman")  # type: ignore[arg-type]
-
-
-def test_the_decoder_never_imports_the_encoder() -> None:
-    folder, seen, todo = Path(str(decoder_module.__file__)).parent, set(), ["decode_sparse_quantized_net_v2"]
-    while todo:
-        module = todo.pop()
-        seen.add(module)
-        for node in ast.walk(ast.parse((folder / f"{module}.py").read_text())):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("clipq."):
-                name = str(node.module).removeprefix("clipq.")
-                todo += [name] if name not in seen else []
-    assert "clipq_file" in seen
-    assert "encode_sparse_quantized_net_v2" not in seen

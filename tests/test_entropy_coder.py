@@ -8,12 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clipq import entropy_coder, plane_coder, plane_header
 from clipq.byte_reader import ByteReader, InvalidValueError
-from clipq.codebook import pack_codebook
 from clipq.decode_sparse_quantized_net_v2 import decode_sparse_quantized_net_v2, inspect
 from clipq.encode_sparse_quantized_net_v2 import encode_sparse_quantized_net_v2
-from clipq.entropy_coder import EMPTY, PATTERNS, PLANES, decode_entropy, encode_entropy
+from clipq.entropy import entropy_coder, plane_coder, plane_header
+from clipq.entropy.codebook import pack_codebook
+from clipq.entropy.entropy_coder import EMPTY, PATTERNS, PLANES, decode_entropy, encode_entropy
 from clipq.quantized_net import QuantizedLayer, QuantizedNet
 from clipq.ws_learn_one_layer import ws_learn_one_layer
 

@@ -9,16 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from clipq import host_passes
-from clipq.host_part import Gap, Part
-from clipq.host_passes import gives_the_same, part_kind
+from clipq.learning import host_passes
+from clipq.learning.host_part import Gap, Part
+from clipq.learning.host_passes import gives_the_same, part_kind
 
 FLOAT32 = np.dtype(np.float32)
 values = st.sampled_from([0.0, -0.0, np.nan, 0.5, -0.5, 1e-40]) | st.floats(-2, 2, width=32)
 
 
 def compiled() -> type[Part]:
-    return pytest.importorskip("clipq.host_kernels", exc_type=ImportError).CompiledPart
+    return pytest.importorskip("clipq.learning.host_kernels", exc_type=ImportError).CompiledPart
 
 
 @settings(max_examples=300)
@@ -96,12 +96,12 @@ def test_whatever_differs_is_noticed(kind):
 
 @pytest.mark.parametrize(("kind", "warning"), [(OneMissing, "other results"), (Failing, "no compiler")])
 def test_kernels_that_fail_are_not_used(kind, warning, monkeypatch):
-    monkeypatch.setitem(sys.modules, "clipq.host_kernels", SimpleNamespace(CompiledPart=kind))
+    monkeypatch.setitem(sys.modules, "clipq.learning.host_kernels", SimpleNamespace(CompiledPart=kind))
     with pytest.warns(UserWarning, match=warning):
         assert host_passes.part_kind.__wrapped__(FLOAT32) is Part
 
 
 def test_without_numba_numpy_does_the_work(monkeypatch):
     monkeypatch.setitem(sys.modules, "numba", None)
-    monkeypatch.delitem(sys.modules, "clipq.host_kernels", raising=False)
+    monkeypatch.delitem(sys.modules, "clipq.learning.host_kernels", raising=False)
     assert host_passes.part_kind.__wrapped__(FLOAT32) is Part

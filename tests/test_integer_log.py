@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clipq.integer_log import PROBABILITY_BITS, S_MAX, integer_log2, logistic
+from clipq.entropy.integer_log import PROBABILITY_BITS, S_MAX, integer_log2, logistic
 
 
 @given(st.integers(1, 2**53 - 1))

@@ -5,14 +5,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clipq.lane_coder import ONE, Closing, LaneDecoder, LaneEncoder, SymbolTable, steps
+from clipq.entropy.lane_coder import ONE, Closing, LaneDecoder, LaneEncoder, SymbolTable, steps
 
 NOTHING = np.zeros(0, np.uint8)
 both_ways = pytest.mark.parametrize("compiled", [False, True])
 
 
 def kernels(compiled: bool) -> ModuleType | None:
-    return pytest.importorskip("clipq.lane_kernels", exc_type=ImportError) if compiled else None
+    return pytest.importorskip("clipq.entropy.lane_kernels", exc_type=ImportError) if compiled else None
 
 
 @both_ways

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clipq import lane_passes
-from clipq.lane_coder import ONE, Closing, LaneDecoder, SymbolTable
-from clipq.lane_passes import give_the_same, kernels_for, numpy_alone
+from clipq.entropy import lane_passes
+from clipq.entropy.lane_coder import ONE, Closing, LaneDecoder, SymbolTable
+from clipq.entropy.lane_passes import give_the_same, kernels_for, numpy_alone
 
 
 def compiled() -> ModuleType:
-    return pytest.importorskip("clipq.lane_kernels", exc_type=ImportError)
+    return pytest.importorskip("clipq.entropy.lane_kernels", exc_type=ImportError)
 
 
 def read(kernels: ModuleType | None, data: bytes, n_bits: int, at: int, lanes: int, seed: int) -> list[Any]:
@@ -75,14 +75,14 @@ def test_whatever_differs_is_noticed(name: str) -> None:
 
 
 def test_kernels_that_fail_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "clipq.lane_kernels", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "clipq.entropy.lane_kernels", SimpleNamespace())
     with pytest.warns(UserWarning, match="entropy coding goes without Numba's kernels: .*no attribute"):
         assert lane_passes._proved_kernels.__wrapped__() is None
 
 
 def test_without_numba_numpy_does_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "numba", None)
-    monkeypatch.delitem(sys.modules, "clipq.lane_kernels", raising=False)
+    monkeypatch.delitem(sys.modules, "clipq.entropy.lane_kernels", raising=False)
     assert lane_passes._proved_kernels.__wrapped__() is None
 
 

@@ -10,11 +10,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clipq import layer_step
 from clipq.conventions import Conventions
 from clipq.errors import WeightError
-from clipq.host_weights import Near
-from clipq.layer_step import learns_the_same
+from clipq.learning import layer_step
+from clipq.learning.host_weights import Near
+from clipq.learning.layer_step import learns_the_same
 from clipq.quantized_net import LayerSetting
 from clipq.ws_learn_one_layer import _learn_on_host, ws_learn_one_layer
 
@@ -23,7 +23,7 @@ P09 = LayerSetting(0.9, 4)
 
 @cache
 def compiled_step():
-    return pytest.importorskip("clipq.compiled_layer", exc_type=ImportError).learn_layer
+    return pytest.importorskip("clipq.learning.compiled_layer", exc_type=ImportError).learn_layer
 
 
 def assert_same(one, other):
@@ -123,7 +123,7 @@ def test_positions_of_a_larger_layer_are_not_believed():
 
 
 def test_a_rate_that_is_an_integer_is_not_compiled_anew():
-    compiled = pytest.importorskip("clipq.compiled_layer", exc_type=ImportError)._learn
+    compiled = pytest.importorskip("clipq.learning.compiled_layer", exc_type=ImportError)._learn
     W, settings_ = torch.randn(3000), [LayerSetting(p, np.int32(4)) for p in (0.0, 0, 1)]
     for theta in settings_:
         compiled_step()(W, theta, _learn_on_host(W, theta).near)
@@ -175,7 +175,7 @@ def test_it_proves_itself(dtype):
 @pytest.mark.parametrize(("step", "warning"), [(a_code_off, "other results"), (failing, "no compiler")])
 def test_what_fails_is_not_used(step, warning, monkeypatch):
     compiled_step()
-    monkeypatch.setitem(sys.modules, "clipq.compiled_layer", SimpleNamespace(learn_layer=step))
+    monkeypatch.setitem(sys.modules, "clipq.learning.compiled_layer", SimpleNamespace(learn_layer=step))
     with pytest.warns(UserWarning, match=warning):
         assert layer_step.layer_step.__wrapped__(torch.float32, _learn_on_host) is None
 
@@ -183,5 +183,5 @@ def test_what_fails_is_not_used(step, warning, monkeypatch):
 def test_without_numba_there_is_none(monkeypatch):
     monkeypatch.setitem(sys.modules, "numba", None)
     for name in ("compiled_layer", "host_kernels"):
-        monkeypatch.delitem(sys.modules, f"clipq.{name}", raising=False)
+        monkeypatch.delitem(sys.modules, f"clipq.learning.{name}", raising=False)
     assert layer_step.layer_step.__wrapped__(torch.float32, _learn_on_host) is None

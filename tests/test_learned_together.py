@@ -13,10 +13,11 @@ from torch import nn
 from torch.nn.utils import parametrize
 from torch.utils.checkpoint import checkpoint
 
-from clipq import learned_together, weight_sharing
+from clipq import weight_sharing
 from clipq.conventions import Conventions
 from clipq.layers import compressible_layers
-from clipq.learned_together import LearnedTogether
+from clipq.learning import learned_together
+from clipq.learning.learned_together import LearnedTogether
 from clipq.quantized_net import LayerSetting
 from clipq.weight_sharing import SharedWeights, WeightSharing, share_weights
 from clipq.ws_learn_one_layer import learn

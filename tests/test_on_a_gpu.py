@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
-from clipq import device_passes
 from clipq.conventions import Conventions
-from clipq.device_weights import DeviceLayer, learn_by, learn_on_device, learn_together
 from clipq.layers import compressible_layers
+from clipq.learning import device_passes
+from clipq.learning.device_weights import DeviceLayer, learn_by, learn_on_device, learn_together
+from clipq.learning.partition import Side
 from clipq.networks import build_network
-from clipq.partition import Side
 from clipq.quantized_net import LayerSetting
 from clipq.train_state import History
 from clipq.weight_sharing import share_weights

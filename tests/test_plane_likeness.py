@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from clipq import plane_likeness
-from clipq.plane_likeness import LARGEST, UNIT, Likeness
-from clipq.plane_order import PACES, PHASES, Grid, slab_items
+from clipq.entropy import plane_likeness
+from clipq.entropy.plane_likeness import LARGEST, UNIT, Likeness
+from clipq.entropy.plane_order import PACES, PHASES, Grid, slab_items
 
 
 @pytest.mark.parametrize("shape", [(40, 70), (70, 40), (3, 50), (1, 9), (33, 16)])

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clipq.byte_reader import ByteReader, InvalidValueError
+from clipq.entropy.tensor_coder import CONSTANT, FLOAT, NARROW, RAW, pack_tensor, read_tensor
 from clipq.tensor_bytes import TYPE_NAMES, tensor_from_bytes, tensor_to_bytes, type_name
-from clipq.tensor_coder import CONSTANT, FLOAT, NARROW, RAW, pack_tensor, read_tensor
 
 
 def _packed(tensor: torch.Tensor) -> bytes:

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import clipq.ws_learn_one_layer as learning
-from clipq import host_weights
 from clipq.conventions import Conventions
-from clipq.device_weights import learn_on_device
 from clipq.errors import SettingError, WeightError
-from clipq.host_part import Part
+from clipq.learning import host_weights
+from clipq.learning.device_weights import learn_on_device
+from clipq.learning.host_part import Part
 from clipq.quantized_net import LayerSetting, QuantizedLayer
 from clipq.ws_learn_one_layer import learn, ws_learn_one_layer
 
@@ -373,10 +373,10 @@ def test_a_large_layer_agrees_with_the_definition(n):
 def way(request):
     """All ways of passing over the weights; the accelerator's on the CPU's tensors."""
     amount, _, compiled = request.param.partition(", ")
-    kind = pytest.importorskip("clipq.host_kernels", exc_type=ImportError).CompiledPart if compiled else Part
+    kind = pytest.importorskip("clipq.learning.host_kernels", exc_type=ImportError).CompiledPart if compiled else Part
     with pytest.MonkeyPatch.context() as patch:
         if amount == "one compiled call":
-            step = pytest.importorskip("clipq.compiled_layer", exc_type=ImportError).learn_layer
+            step = pytest.importorskip("clipq.learning.compiled_layer", exc_type=ImportError).learn_layer
             assert learning.layer_step(torch.float32, learning._learn_on_host) is step
             yield request.param
             return

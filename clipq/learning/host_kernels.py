@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from clipq.host_part import SPARE, Gap, Part
+from clipq.learning.host_part import SPARE, Gap, Part
 
 _BLOCK = 1 << 10  # weights are taken so many at a time: they stay in the nearest cache
 _NONE: Any = np.int32(0)

@@ -1,7 +1,7 @@
 """The exact elements of tensors in few bytes: coder ``entropy`` of the tensors' section (docs/format.md).
 
 Biases and batch-norm parameters are trained numbers whose last bits are noise: what can be saved is in their exponents
-and signs, which are coded by ``clipq.plane_coder``, in buffers that are constant, and in small integers.
+and signs, which are coded by ``plane_coder``, in buffers that are constant, and in small integers.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import numpy as np
 
 from clipq.bit_stream import pack_bits, packed_size, unpack_bits, varint
 from clipq.byte_reader import ByteReader
+from clipq.entropy.plane_coder import PlanePlan, decode_planes
 from clipq.one_blas_thread import one_blas_thread
-from clipq.plane_coder import PlanePlan, decode_planes
 from clipq.tensor_bytes import element_size
 
 RAW, CONSTANT, NARROW, FLOAT = range(4)

@@ -12,7 +12,7 @@ from types import ModuleType
 
 import numpy as np
 
-from clipq.lane_coder import ONE, Closing, LaneDecoder, LaneEncoder, SymbolTable
+from clipq.entropy.lane_coder import ONE, Closing, LaneDecoder, LaneEncoder, SymbolTable
 from clipq.proved import unless_it_fails
 
 WITHOUT_NUMBA = "entropy coding goes without Numba's kernels"
@@ -40,7 +40,7 @@ def numpy_alone() -> Iterator[None]:
 @cache
 def _proved_kernels() -> ModuleType | None:
     def proved() -> ModuleType | None:
-        kernels = import_module("clipq.lane_kernels")
+        kernels = import_module("clipq.entropy.lane_kernels")
         return kernels if give_the_same(kernels) else None
 
     return unless_it_fails(proved, WITHOUT_NUMBA)

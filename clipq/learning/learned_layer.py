@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from clipq.host_weights import Near
-from clipq.partition import Side
+from clipq.learning.host_weights import Near
+from clipq.learning.partition import Side
 
 
 class LearnedLayer(NamedTuple):

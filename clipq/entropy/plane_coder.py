@@ -9,16 +9,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from clipq.bit_fields import BitReader, bit_array
 from clipq.byte_reader import ByteReader
-from clipq.integer_log import PROBABILITY_BITS
-from clipq.lane_coder import ONE, STATE_BITS, LaneDecoder, LaneEncoder, rate_for
-from clipq.lane_passes import kernels_for
-from clipq.plane_fit import Truth, choose_offsets, entropy_bits, first_settings, fit_plane
-from clipq.plane_header import MAX_POSITIONS_PER_LANE, SLAB_POSITIONS, Lanes, pack_head, read_head, setting_size
-from clipq.plane_model import FeatureNumbers, PlaneSetting
-from clipq.plane_order import Grid, planes
-from clipq.plane_walk import PlaneWalk, View
+from clipq.entropy.bit_fields import BitReader, bit_array
+from clipq.entropy.integer_log import PROBABILITY_BITS
+from clipq.entropy.lane_coder import ONE, STATE_BITS, LaneDecoder, LaneEncoder, rate_for
+from clipq.entropy.lane_passes import kernels_for
+from clipq.entropy.plane_fit import Truth, choose_offsets, entropy_bits, first_settings, fit_plane
+from clipq.entropy.plane_header import MAX_POSITIONS_PER_LANE, SLAB_POSITIONS, Lanes, pack_head, read_head, setting_size
+from clipq.entropy.plane_model import FeatureNumbers, PlaneSetting
+from clipq.entropy.plane_order import Grid, planes
+from clipq.entropy.plane_walk import PlaneWalk, View
 
 #: The share of the last decisions' bits that lanes may take back.
 _TAKEN_BACK = 0.9

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from clipq.conventions import Conventions
-from clipq.device_rows import DeviceRows
+from clipq.learning.device_rows import DeviceRows
 from clipq.proved import unless_it_fails
 from clipq.quantized_net import LayerSetting
 
@@ -41,7 +41,7 @@ def _kernels(device: torch.device, learn_by: Learn) -> type[DeviceRows] | None:
     """Waits for the device, at its first use only."""
 
     def proved() -> type[DeviceRows] | None:
-        from clipq.device_kernels import KernelRows
+        from clipq.learning.device_kernels import KernelRows
 
         same = gives_the_same(
             partial(learn_by, KernelRows), partial(learn_by, DeviceRows), device, (Conventions(), _OTHER)
@@ -56,7 +56,7 @@ def _step(device: torch.device, learn_by: Learn) -> Step | None:
     """Waits for the device, at its first use only."""
 
     def proved() -> Step | None:
-        from clipq.device_step import learn_step
+        from clipq.learning.device_step import learn_step
 
         same = gives_the_same(
             lambda weights, settings, _: learn_step(weights, settings),

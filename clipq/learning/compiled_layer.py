@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from numba import njit
 
-from clipq.host_kernels import CompiledPart, assigned, find_candidates, spread
-from clipq.host_weights import FEW, Codes, Near
-from clipq.learned_layer import LearnedLayer
-from clipq.partition import Side, inner_edges, middles, side_ends
+from clipq.learning.host_kernels import CompiledPart, assigned, find_candidates, spread
+from clipq.learning.host_weights import FEW, Codes, Near
+from clipq.learning.learned_layer import LearnedLayer
+from clipq.learning.partition import Side, inner_edges, middles, side_ends
 from clipq.quantized_net import WEIGHT_MAX, LayerSetting
 
 _NEAR = 1 / 256, 64  # half-width, relative to a guessed clip, of the band in which it is looked for; at least 64/n

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from clipq.host_part import Gap, Part
+from clipq.learning.host_part import Gap, Part
 from clipq.proved import unless_it_fails
 
 WITHOUT_NUMBA = "pruning-quantization goes without Numba's kernels"
@@ -18,7 +18,7 @@ def part_kind(dtype: np.dtype) -> type[Part]:
     """For weights of one type, float32 or float64."""
 
     def proved() -> type[Part] | None:
-        from clipq.host_kernels import CompiledPart
+        from clipq.learning.host_kernels import CompiledPart
 
         return CompiledPart if gives_the_same(CompiledPart, dtype.type) else None
 

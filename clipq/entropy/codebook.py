@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from clipq.bit_fields import BitReader, BitWriter
+from clipq.entropy.bit_fields import BitReader, BitWriter
 
 _MANTISSA_BITS = 23
 _SIGN = 1 << 31

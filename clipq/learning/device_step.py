@@ -18,10 +18,10 @@ from typing import Any
 
 import torch
 
-from clipq import device_rows
-from clipq import device_step_kernels as kernels
-from clipq.device_rows import LANES, ROW, layout
-from clipq.device_weights import DeviceLayers, Numbers
+from clipq.learning import device_rows
+from clipq.learning import device_step_kernels as kernels
+from clipq.learning.device_rows import LANES, ROW, layout
+from clipq.learning.device_weights import DeviceLayers, Numbers
 from clipq.quantized_net import LayerSetting
 
 SAMPLE = 4096  # weights of a layer

@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 import torch
 
 from clipq.conventions import Conventions
-from clipq.device_weights import DeviceLayers, learn_together
+from clipq.learning.device_weights import DeviceLayers, learn_together
 
 if TYPE_CHECKING:
     from clipq.weight_sharing import WeightSharing

@@ -20,22 +20,22 @@ from bayes_opt.target_space import TargetSpace
 from scipy.optimize import NonlinearConstraint
 from sklearn.gaussian_process import GaussianProcessRegressor
 
-from clipq.bayesopt_options import BayesoptOptions
-from clipq.candidates import Candidates
-from clipq.expected_improvement import (
+from clipq.bayesian.bayesopt_options import BayesoptOptions
+from clipq.bayesian.candidates import Candidates
+from clipq.bayesian.expected_improvement import (
     expected_improvement,
     feasible,
     first_argmax,
     incumbent,
     probability_of_feasibility,
 )
-from clipq.gaussian_process import fit, posterior
+from clipq.bayesian.gaussian_process import fit, posterior
 
 Array = npt.NDArray[Any]  # float64; the package annotates any float
 
 
 class ConstantMeanProcess(GaussianProcessRegressor):
-    """``clipq.gaussian_process`` behind scikit-learn's interface; inputs in user's units, scaled to the unit box.
+    """``gaussian_process`` behind scikit-learn's interface; inputs in user's units, scaled to the unit box.
 
     scikit-learn's own regressor has no constant mean to fit, and its likelihood with gradient takes some eight times
     as long.  Attribute after ``fit``: ``hyp_``, [d + 3].

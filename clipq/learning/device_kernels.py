@@ -17,8 +17,8 @@ import torch
 import triton
 from triton import language as tl
 
-from clipq import device_rows
-from clipq.device_rows import BINS, LANES, Assignment, DeviceRows
+from clipq.learning import device_rows
+from clipq.learning.device_rows import BINS, LANES, Assignment, DeviceRows
 
 
 class KernelRows(DeviceRows):

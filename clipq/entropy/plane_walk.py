@@ -1,6 +1,6 @@
 """Takes a layer apart into binary decisions, or puts it together from them: the same walk for writing and reading.
 
-docs/format.md, "Planes"; the order is that of ``clipq.plane_order``, the model of a decision ``clipq.plane_model``.
+docs/format.md, "Planes"; the order is that of ``plane_order``, the model of a decision ``plane_model``.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from clipq.integer_log import logistic
-from clipq.plane_likeness import Likeness
-from clipq.plane_model import WEIGHT_BITS, FeatureNumbers, PlaneSetting, Statistics, neighbour_values
-from clipq.plane_order import MAGNITUDES, PACES, Grid, Items, Run, parents, planes, slab_items
+from clipq.entropy.integer_log import logistic
+from clipq.entropy.plane_likeness import Likeness
+from clipq.entropy.plane_model import WEIGHT_BITS, FeatureNumbers, PlaneSetting, Statistics, neighbour_values
+from clipq.entropy.plane_order import MAGNITUDES, PACES, Grid, Items, Run, parents, planes, slab_items
 
 #: The feature "size" of each magnitude.
 _SIZES = np.array([256 * min(max(m.bit_length() - 1, 0), 3) for m in range(MAGNITUDES)], np.int32)

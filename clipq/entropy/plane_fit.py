@@ -12,11 +12,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from clipq.integer_log import S_MAX
-from clipq.plane_header import LOG_ODDS_STEP, MOST_WEIGHT, mean_size
-from clipq.plane_model import WEIGHT_BITS, FeatureNumbers, PlaneSetting
-from clipq.plane_order import MAGNITUDES, Grid, Plane, parents, planes
-from clipq.plane_walk import View
+from clipq.entropy.integer_log import S_MAX
+from clipq.entropy.plane_header import LOG_ODDS_STEP, MOST_WEIGHT, mean_size
+from clipq.entropy.plane_model import WEIGHT_BITS, FeatureNumbers, PlaneSetting
+from clipq.entropy.plane_order import MAGNITUDES, Grid, Plane, parents, planes
+from clipq.entropy.plane_walk import View
 
 MAX_OFFSETS = 6
 _LARGEST_OFFSET = 1024

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from clipq.bit_fields import bit_array
 from clipq.bit_stream import pack_bits, packed_size, unpack_bits, varint
 from clipq.byte_reader import ByteReader
-from clipq.integer_log import PROBABILITY_BITS
-from clipq.lane_coder import (
+from clipq.entropy.bit_fields import bit_array
+from clipq.entropy.integer_log import PROBABILITY_BITS
+from clipq.entropy.lane_coder import (
     MAX_RATE,
     ONE,
     STATE_BITS,
@@ -21,7 +21,7 @@ from clipq.lane_coder import (
     SymbolTable,
     rate_for,
 )  # fmt: skip
-from clipq.lane_passes import kernels_for
+from clipq.entropy.lane_passes import kernels_for
 
 #: Eight weights need at most 8 of these lanes' symbols, so that reading never crawls.
 MAX_SYMBOLS_PER_LANE = 4096

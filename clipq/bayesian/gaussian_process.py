@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.linalg import lapack, solve_triangular
 
-from clipq.conjugate_gradient import minimize
+from clipq.bayesian.conjugate_gradient import minimize
 from clipq.errors import SettingError
 from clipq.one_blas_thread import one_blas_thread
 

@@ -20,9 +20,9 @@ import torch
 from torch.nn import functional
 
 from clipq.conventions import Conventions
-from clipq.device_passes import passes, step
-from clipq.device_rows import BINS, DeviceRows, Layout, Survey, layout
-from clipq.partition import Side, clip_value, device_thresholds, edges_and_centres
+from clipq.learning.device_passes import passes, step
+from clipq.learning.device_rows import BINS, DeviceRows, Layout, Survey, layout
+from clipq.learning.partition import Side, clip_value, device_thresholds, edges_and_centres
 from clipq.quantized_net import WEIGHT_MAX, LayerSetting
 
 _BITS = {torch.float32: torch.int32, torch.float64: torch.int64}

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from clipq.bit_fields import BitReader, BitWriter, number_size
 from clipq.byte_reader import ByteReader
-from clipq.integer_log import S_MAX
-from clipq.lane_coder import MAX_RATE, Closing
-from clipq.plane_model import FeatureNumbers, PlaneSetting
-from clipq.plane_order import Grid, Plane, planes
+from clipq.entropy.bit_fields import BitReader, BitWriter, number_size
+from clipq.entropy.integer_log import S_MAX
+from clipq.entropy.lane_coder import MAX_RATE, Closing
+from clipq.entropy.plane_model import FeatureNumbers, PlaneSetting
+from clipq.entropy.plane_order import Grid, Plane, planes
 
 SLAB_POSITIONS = 1 << 20
 MAX_OFFSETS = 8

@@ -1,6 +1,6 @@
 """The model of one binary plane of a layer: how likely a one is at a position, from rows, columns and neighbours.
 
-A layer's codes are coded as a few planes of binary decisions (``clipq.plane_walk``).  The log odds of a one are
+A layer's codes are coded as a few planes of binary decisions (``plane_walk``).  The log odds of a one are
 
     s = bias + (sum_k weight_k feature_k) >> 4
 
@@ -16,8 +16,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from clipq.integer_log import PROBABILITY_BITS, integer_log2, logistic
-from clipq.plane_order import Plane
+from clipq.entropy.integer_log import PROBABILITY_BITS, integer_log2, logistic
+from clipq.entropy.plane_order import Plane
 
 WEIGHT_BITS = 4
 #: A neighbour that is a one and one that is a zero differ by this much in a neighbour feature.

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import torch
 
-from clipq.host_part import Gap, Part
-from clipq.host_passes import part_kind
+from clipq.learning.host_part import Gap, Part
+from clipq.learning.host_passes import part_kind
 from clipq.quantized_net import WEIGHT_MAX
 
 _CHUNK = 1 << 18

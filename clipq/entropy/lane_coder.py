@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from clipq.integer_log import PROBABILITY_BITS
+from clipq.entropy.integer_log import PROBABILITY_BITS
 
 STATE_BITS = 21
 ONE = 1 << PROBABILITY_BITS
@@ -100,7 +100,7 @@ class LaneDecoder:
     """Reads symbols from ``data``.
 
     The stream is its bits, the highest of a byte first, from ``at`` to ``n_bits`` - 1.
-    kernels: ``clipq.lane_kernels``, or None.
+    kernels: ``lane_kernels``, or None.
     """
 
     def __init__(

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from clipq.host_passes import WITHOUT_NUMBA
-from clipq.learned_layer import LearnedLayer
+from clipq.learning.host_passes import WITHOUT_NUMBA
+from clipq.learning.learned_layer import LearnedLayer
 from clipq.proved import unless_it_fails
 from clipq.quantized_net import LayerSetting
 
@@ -25,7 +25,7 @@ def layer_step(dtype: torch.dtype, generally: Callable[..., LearnedLayer]) -> St
         return None
 
     def proved() -> Step | None:
-        from clipq.compiled_layer import learn_layer
+        from clipq.learning.compiled_layer import learn_layer
 
         return learn_layer if learns_the_same(learn_layer, generally, dtype) else None
 

@@ -1,7 +1,7 @@
 """A layer's section of coder ``entropy``: codes by the model that makes them smallest, and codebook.
 
-``planes`` (``clipq.plane_coder``) knows of rows, columns and neighbours; ``patterns`` (``clipq.pattern_coder``) of
-nothing but is several times faster, and as good where weights are independent.  docs/format.md, coder ``entropy``.
+``planes`` (``plane_coder``) knows of rows, columns and neighbours; ``patterns`` (``pattern_coder``) of nothing but is
+several times faster, and as good where weights are independent.  docs/format.md, coder ``entropy``.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from clipq.bit_fields import BitReader
 from clipq.byte_reader import ByteReader
-from clipq.codebook import pack_codebook, read_codebook
+from clipq.entropy.bit_fields import BitReader
+from clipq.entropy.codebook import pack_codebook, read_codebook
+from clipq.entropy.pattern_coder import PatternPlan, decode_patterns
+from clipq.entropy.plane_coder import PlanePlan, decode_planes
+from clipq.entropy.plane_estimate import estimate_planes
+from clipq.entropy.plane_header import MOST_WEIGHTS, SLAB_POSITIONS
 from clipq.one_blas_thread import one_blas_thread
-from clipq.pattern_coder import PatternPlan, decode_patterns
-from clipq.plane_coder import PlanePlan, decode_planes
-from clipq.plane_estimate import estimate_planes
-from clipq.plane_header import MOST_WEIGHTS, SLAB_POSITIONS
 from clipq.quantized_net import QuantizedLayer
 
 EMPTY, PLANES, PATTERNS = range(3)

@@ -13,13 +13,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from clipq.lane_coder import STATE_BITS
-from clipq.plane_coder import coded, pace_of
-from clipq.plane_fit import Truth, choose_offsets, decide, first_settings, fit_plane
-from clipq.plane_header import MAX_POSITIONS_PER_LANE, SLAB_POSITIONS, setting_size
-from clipq.plane_model import PlaneSetting, Statistics
-from clipq.plane_order import Grid, Plane, planes
-from clipq.plane_walk import PlaneWalk, View
+from clipq.entropy.lane_coder import STATE_BITS
+from clipq.entropy.plane_coder import coded, pace_of
+from clipq.entropy.plane_fit import Truth, choose_offsets, decide, first_settings, fit_plane
+from clipq.entropy.plane_header import MAX_POSITIONS_PER_LANE, SLAB_POSITIONS, setting_size
+from clipq.entropy.plane_model import PlaneSetting, Statistics
+from clipq.entropy.plane_order import Grid, Plane, planes
+from clipq.entropy.plane_walk import PlaneWalk, View
 
 _MOST_PARTS = 8
 #: For each weight that is walked over, at most about so many kept ones are counted for the columns.

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from clipq.plane_order import COLUMN_STEP, PHASES, ROW_STEP, groups
+from clipq.entropy.plane_order import COLUMN_STEP, PHASES, ROW_STEP, groups
 
 UNIT = 256
 #: The feature's limit, so that its product with any weight is an int32.

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from clipq.candidates import Candidates, sobol
+from clipq.bayesian.candidates import Candidates, sobol
 from clipq.errors import SettingError
 
 Array = npt.NDArray[np.float64]

@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from clipq.lane_coder import ONE, STATE_BITS
-from clipq.lane_coder import PROBABILITY_BITS as SHARE_BITS
+from clipq.entropy.lane_coder import ONE, STATE_BITS
+from clipq.entropy.lane_coder import PROBABILITY_BITS as SHARE_BITS
 
 _LOW, _SLOT = 1 << STATE_BITS, ONE - 1
 
