@@ -47,7 +47,7 @@ class QuantizedLayer:
     b: bits of a code, 2..8.
     codes: uint8, of the weight's shape, C order (linear order equals matcaffe's ``W(:)``); 0 is a pruned weight,
         1 .. 2^b - 1 the quantization level.
-    levels: float32 [2^b - 1], the level of code 1 first; ascending.
+    levels: float32 [2^b - 1], the level of code 1 first; those that weights have are ascending.
     dtype: the weight's own type, a key of ``WEIGHT_DTYPES``.
     """
 

@@ -61,7 +61,8 @@ DEVIATIONS = (
         "D06", "What counts as the size",
         "The paper gives MB of 10^6 bytes; what is counted in them is not said.",
         "The size of the file on disk: codebooks, biases, names, checksums and header in it.",
-        "It is the figure that a user can check. Assumption A09 leaves the codebook out of the search's count.",
+        "It is the figure that a user can check. `count_codebook = \"no\"` (A09) leaves the codebook out of the "
+        "search's count.",
         "clipq.conventions:Conventions.count_codebook", "tests/test_bits.py",
     ),
     Deviation(

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Row(NamedTuple):
-    """m_file: of the original release; function: in our reference (or mlcircus'); python: ``module:attribute``.
+    """m_file, function: of our reference, or of mlcircus' bayesopt; python: ``module:attribute``.
     status: ``reconstructed`` from the paper, or ``behaviour`` compared with the original's own traces."""
 
     m_file: str

@@ -68,8 +68,9 @@ def functions_page() -> str:
     ]
     return _page(
         "Functions",
-        "From the original release's files to Python. Status: `reconstructed`, the `.m` code compared with was written "
-        "from the paper (`matlab_parity/reference`); `behaviour`, compared with traces of the original itself.",
+        "From MATLAB's files to Python. Status: `reconstructed`, the `.m` file is this project's own, written from the "
+        "paper (`matlab_parity/reference`), whatever its name is in the original release; `behaviour`, compared with "
+        "traces of the original itself (mlcircus' bayesopt).",
         [], (".m file", "function", "Python", "status", "test"), rows,
     )  # fmt: skip
 

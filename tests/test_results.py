@@ -46,13 +46,21 @@ def claims() -> dict[str, Any]:
     orders = [
         {
             "order": order, "seed": seed, "val_error": 0.01, "test_error": error, "kept": 100, "bytes": 400,
-            "recovery": [{"came_back": 0.1, "new": 0.2}, {"came_back": 0.3, "new": 0.1}],
+            "commit": "0123456789abcdef", "recovery": [{"came_back": 0.1, "new": 0.2}, {"came_back": 0.3, "new": 0.1}],
         }
         for order in ("in parallel", "in parallel, mask kept", "one after the other")
         for seed, error in enumerate((0.01, 0.03))
     ]  # fmt: skip
     searches = [
-        {"search": search, "severity": severity, "seed": 0, "val_error": 0.01, "test_error": severity, "bytes": 5000}
+        {
+            "search": search,
+            "severity": severity,
+            "seed": 0,
+            "val_error": 0.01,
+            "test_error": severity,
+            "bytes": 5000,
+            "commit": "0123456789abcdef+changes",
+        }
         for search in ("bayesopt", "random", "uniform")
         for severity in (0.01, 0.02)
     ]
@@ -78,10 +86,10 @@ def results(tmp_path: Path) -> Path:
     }  # fmt: skip
     effects = {
         "experiment": "mnist_lenet5", "overrides": {}, "seeds": 3, "provenance": ORIGIN,
-        "base": {"error": 0.0100, "error_sd": 0.0005, "bytes": 10_000.0},
+        "base": {"error": 0.0100, "error_sd": 0.0005, "bytes": 10_000.0, "bytes_sd": 500.0},
         "variants": {
-            "A01 all weights": {"error": 0.0130, "error_sd": 0.001, "bytes": 10_100},
-            "A08 wide": {"error": 0.0100, "error_sd": 0.0, "bytes": 15_000},
+            "A01 all weights": {"error": 0.0130, "error_sd": 0.001, "bytes": 10_100, "bytes_sd": 500.0},
+            "A08 wide": {"error": 0.0100, "error_sd": 0.0, "bytes": 15_000, "bytes_sd": 700.0},
         },
     }  # fmt: skip
     sizes = {"provenance": ORIGIN, "stand_in": "made", "networks": [network("AlexNet", 243.9e6, 4.5e6)]}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from clipq.figure_style import BLUE, GREY, ORANGE, NewFigure
 from clipq.pages.page import Data, Page, PageFigure, origin
@@ -17,20 +17,30 @@ if TYPE_CHECKING:
 _STYLES = [{"fmt": marker, "color": colour} for marker, colour in product("osDv^", (BLUE, ORANGE, GREY))]
 
 
-def _changes(report: Mapping[str, Any]) -> Iterator[tuple[str, float, float, float]]:
-    """Of each variant its name, the change of the error and the error's spread (points), the change of the size (%)."""
+class _Change(NamedTuple):
+    """Of a variant: the change of its error (points) and of its size (%), and how each of these spreads over seeds."""
+
+    name: str
+    points: float
+    points_sd: float
+    percent: float
+    percent_sd: float
+
+
+def _changes(report: Mapping[str, Any]) -> Iterator[_Change]:
     base = report["base"]
     for name, x in report["variants"].items():
-        size = 100 * (x["bytes"] / base["bytes"] - 1)
-        yield name, 100 * (x["error"] - base["error"]), 100 * x["error_sd"], size
+        error, size = 100 * (x["error"] - base["error"]), 100 * (x["bytes"] / base["bytes"] - 1)
+        yield _Change(name, error, 100 * x["error_sd"], size, 100 * x["bytes_sd"] / base["bytes"])
 
 
 def _headline(data: Data) -> str:
-    every = [(*change, report["experiment"]) for report in data.values() for change in _changes(report)]
-    worst, largest = max(every, key=lambda x: abs(x[1])), max(every, key=lambda x: abs(x[3]))
+    every = [(change, report["experiment"]) for report in data.values() for change in _changes(report)]
+    worst, where = max(every, key=lambda x: abs(x[0].points))
+    largest, there = max(every, key=lambda x: abs(x[0].percent))
     return (
-        f"Of the questions that the paper's sources leave open, {worst[0]} changes the error most ({worst[1]:+.2f} "
-        f"points, {worst[4]}) and {largest[0]} the size ({largest[3]:+.1f} %, {largest[4]})."
+        f"Of the questions that the paper's sources leave open, {worst.name} changes the error most "
+        f"({worst.points:+.2f} points, {where}) and {largest.name} the size ({largest.percent:+.1f} %, {there})."
     )
 
 
@@ -38,7 +48,8 @@ def _summary(data: Data) -> str:
     return (
         "The paper's sources leave questions open; each is an option, and here is what the other answers change. What "
         "the search does not see is measured with the defaults' (p, b). Training and search are short: the "
-        "differences count here, not the errors."
+        "differences count here, not the errors. After ± stands how much the errors and sizes themselves spread over "
+        "seeds; where a reading is searched anew, a change of the size within that may be chance."
     )
 
 
@@ -46,10 +57,10 @@ def _body(data: Data) -> str:
     parts = []
     for report in data.values():
         base = report["base"]
-        rows = [("defaults", _error(base), "", f"{base['bytes']:,.0f}", "")]
+        rows = [("defaults", _error(base), "", _bytes(base), "")]
         rows += [
-            (name, _error(x), f"{points:+.2f}", f"{x['bytes']:,.0f}", f"{size:+.1f} %")
-            for (name, points, _, size), x in zip(_changes(report), report["variants"].values(), strict=True)
+            (change.name, _error(x), f"{change.points:+.2f}", _bytes(x), f"{change.percent:+.1f} %")
+            for change, x in zip(_changes(report), report["variants"].values(), strict=True)
         ]
         seeds = report["seeds"]
         parts += [
@@ -66,16 +77,20 @@ def _error(measured: Mapping[str, float]) -> str:
     return f"{100 * measured['error']:.2f} ± {100 * measured['error_sd']:.2f} %"
 
 
+def _bytes(measured: Mapping[str, float]) -> str:
+    return f"{measured['bytes']:,.0f} ± {measured['bytes_sd']:,.0f}"
+
+
 def _figure(data: Data, new_figure: NewFigure) -> Figure:
     names = list(dict.fromkeys(name for report in data.values() for name in report["variants"]))
     figure = new_figure(figsize=(6.8, 1.2 + 0.2 * len(names)))
     error, size = figure.subplots(1, 2, sharey=True)
     for i, report in enumerate(data.values()):
-        _, points, spread, percent = zip(*_changes(report), strict=True)
+        _, points, points_sd, percent, percent_sd = zip(*_changes(report), strict=True)
         places = [names.index(name) + 0.5 * i / len(data) for name in report["variants"]]
         style: dict[str, Any] = {**_STYLES[i % len(_STYLES)], "markersize": 3, "linewidth": 1}
-        error.errorbar(points, places, xerr=spread, label=report["experiment"], **style)
-        size.errorbar(percent, places, **style)
+        error.errorbar(points, places, xerr=points_sd, label=report["experiment"], **style)
+        size.errorbar(percent, places, xerr=percent_sd, **style)
     for panel, words in ((error, "test error (points)"), (size, "file (%)")):
         panel.axvline(0, color=GREY, linewidth=0.8)
         panel.set_xlabel(f"change of the {words}")
@@ -98,8 +113,8 @@ ASSUMPTIONS = Page(
     figures=(
         PageFigure(
             "assumptions.png",
-            "Each answer against the defaults: the change of the decoded file's test error, with its spread over "
-            "seeds, and of the file's size.",
+            "Each answer against the defaults: the change of the decoded file's mean test error and of the file's mean "
+            "size. The bars are as long as error and size with this answer spread over seeds.",
             _figure,
         ),
     ),

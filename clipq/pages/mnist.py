@@ -209,7 +209,8 @@ MNIST = Page(
     folder="mnist",
     title="MNIST's LeNets",
     sources=("mnist/*.json",),
-    command="python scripts/mnist_results.py --caffe FOLDER",
+    command="python scripts/mnist_results.py --caffe FOLDER --networks NETWORK --recipes RECIPE --starts START "
+    "--seeds SEED",
     headline=_headline,
     summary=_summary,
     body=_body,

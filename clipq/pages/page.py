@@ -61,8 +61,14 @@ def origin(provenance: Mapping[str, Any], seconds: float | None = None) -> str:
     took = f" in {duration_in_words(seconds)}" if seconds else ""
     return (
         f"Measured by `{provenance['command']}`{took} on {machine}; {provenance['started'][:10]}, "
-        f"commit `{provenance['commit'][:12]}`, Python {provenance['python']}, {packages}."
+        f"{commit_in_words(provenance['commit'])}, Python {provenance['python']}, {packages}."
     )
+
+
+def commit_in_words(commit: str) -> str:
+    """Its first digits, and whether there were uncommitted changes."""
+    clean, changes, _ = commit.partition("+")
+    return f"commit `{clean[:12]}`{' with uncommitted changes' if changes else ''}"
 
 
 def duration_in_words(seconds: float) -> str:

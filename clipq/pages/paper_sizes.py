@@ -49,8 +49,8 @@ def _summary(data: Data) -> str:
     return "\n\n".join(
         [
             "Which pruning rate p and how many bits b, the same for every layer, give the file sizes that the paper "
-            "reports for ImageNet's networks, and which give half of them? Weights are stand-ins (their values change "
-            "the size of the coder `fixed` not at all, as only their number and how many of them are pruned count); "
+            "reports for ImageNet's networks, and which give half of them? Weights are stand-ins, independent of each "
+            "other (the coder `fixed` does not look at their values, only at how many are pruned, and where); "
             "shapes, biases, codebooks, header and checksums are real: a size is that of the whole file.",
             _reach_table(report["networks"]).markdown(),
             "The pruning rate from which on the file is as small as the paper's, or half of it. `fixed` is the coder "

@@ -46,7 +46,8 @@ def _summary(data: Data) -> str:
     )
     return (
         "What a training step with pruning-quantization costs beside one without, measured in turn with it, on a CPU "
-        "also without Numba (the extra `fast`), and with the plain version (a full sort for each sign):\n\n"
+        "also without Numba (the extra `fast`), and with the plain version (a full sort for each sign). Times are "
+        "medians over the turns, and so are ratios, each of a turn's own times:\n\n"
         f"{Table(header, rows, n_text=2).markdown()}"
     )
 
