@@ -8,7 +8,7 @@ clipq.load_into(Net(), "net.clipq")
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -34,7 +34,7 @@ from clipq.search import search as search_settings
 from clipq.search_config import SearchConfig
 from clipq.subset_error import SubsetError
 from clipq.train_config import TrainConfig
-from clipq.train_state import History, seed_everything
+from clipq.train_state import History, random_state, seed_everything, set_random_state
 from clipq.training import Objective, StepLoss, count_batches, modes_put_back
 from clipq.weight_sharing import quantized_once
 from clipq.ws_train import ws_train
@@ -43,6 +43,7 @@ from clipq.ws_train import ws_train
 Metric = Callable[[nn.Module], float]
 Theta = LayerSetting | tuple[float, int]
 Model = TypeVar("Model", bound=nn.Module)
+_CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True, eq=False)
@@ -318,7 +319,7 @@ class _Epochs:
         self._loader, self._seed = loader, seed
 
     def __call__(self, epoch: int) -> Iterable[Any]:
-        seed_everything(self._seed, epoch, alike=True)  # whatever loader and data set draw
+        seed_everything(self._seed, epoch, alike=True)
         parts = [self._loader, *(getattr(self._loader, n, None) for n in ("dataset", "sampler", "batch_sampler"))]
         for part in parts:
             if callable(getattr(part, "set_epoch", None)):
@@ -326,4 +327,36 @@ class _Epochs:
             generator = getattr(part, "generator", None)
             if isinstance(generator, torch.Generator):
                 generator.manual_seed(torch.initial_seed())
-        return self._loader
+        if distributed.world_size() == 1:
+            return self._loader
+        alike = random_state(_CPU)
+        seed_everything(self._seed, epoch)
+        return _Alike(self._loader, alike)
+
+
+class _Alike:
+    """A loader that draws the same numbers in every process, whatever else is drawn there.
+
+    state: the generators', to begin with.
+    """
+
+    def __init__(self, loader: Iterable[Any], state: Mapping[str, Any]) -> None:
+        self._loader, self._state = loader, state
+
+    def __len__(self) -> int:
+        return count_batches(self._loader)
+
+    def __iter__(self) -> Iterator[Any]:
+        state, batches = self._state, None
+        while True:
+            own = random_state(_CPU)
+            set_random_state(state, _CPU)
+            try:
+                batches = iter(self._loader) if batches is None else batches
+                batch = next(batches)
+            except StopIteration:
+                return
+            finally:
+                state = random_state(_CPU)
+                set_random_state(own, _CPU)
+            yield batch

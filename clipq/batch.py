@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -24,9 +23,8 @@ def lengths(batch: Any) -> set[int]:
     """Of the tensors' first dimensions; one, the number of samples, where every tensor has an entry a sample."""
     if isinstance(batch, torch.Tensor):
         return {len(batch)} if batch.ndim else set()
-    found: set[int] = set()
-    _mapped(batch, lambda item: found.update(lengths(item)))
-    return found
+    parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, tuple | list) else ()
+    return set().union(*map(lengths, parts))
 
 
 def part_of(batch: Any, samples: slice) -> Any:
@@ -57,14 +55,9 @@ def inputs_and_labels(batch: Any) -> tuple[Any, Any]:
 
 
 def _mapped(batch: Any, change: Callable[[Any], Any]) -> Any:
-    """The container with ``change`` of what it holds; anything else as it is."""
+    """The container with ``change`` of what it holds, a mapping as a dict; anything else as it is."""
     if isinstance(batch, Mapping):
-        changed = {key: change(value) for key, value in batch.items()}
-        if type(batch) is dict or not isinstance(batch, MutableMapping):
-            return changed
-        alike = copy.copy(batch)
-        alike.update(changed)
-        return alike
+        return {key: change(value) for key, value in batch.items()}
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):
         return type(batch)(*map(change, batch))
     if isinstance(batch, tuple | list):

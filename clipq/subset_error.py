@@ -20,7 +20,7 @@ from clipq.errors import SettingError
 from clipq.layers import CompressibleLayer
 from clipq.max_pooling import pool_by_views
 from clipq.tracing import to_trace
-from clipq.training import n_mistaken, to_device, top1_error
+from clipq.training import error_rate, mistaken, to_device, top1_error
 
 _SAMPLES = 250  # a CPU runs so many at a time: activations of more leave its cache
 #: So much of its outputs may a network differ from itself in two parts, where the order of sums is another one.
@@ -63,8 +63,8 @@ class SubsetError:
         @torch.inference_mode()
         def error() -> float:
             model.eval()
-            wrong = [n_mistaken(rest(*values), y) for values, y in parts]
-            return int(sum(wrong)) / sum(y.numel() for _, y in parts)
+            counts = torch.stack([torch.stack(mistaken(rest(*values), y)) for values, y in parts])
+            return error_rate(*counts.sum(0).tolist())
 
         return error
 
@@ -77,11 +77,11 @@ class SubsetError:
         traced = fx.symbolic_trace(to_trace(model))
         pool_by_views(traced)
         before, rest = _cut(traced, _first_use(traced, layer))
+        if not self._computes_the_same(model, before, rest, layer.weight):
+            return None
         kept: list[tuple[Any, Any]] = []
-        size = 0
-        for x, y in map(inputs_and_labels, self._parts(next(model.parameters()).device)):
-            if not kept and not _computes_the_same(model, before, rest, x, layer.weight):
-                return None
+        size, device = 0, next(model.parameters()).device
+        for x, y in (inputs_and_labels(part) for batch in self._batches for part in _parts(batch, device)):
             values = before(x)
             size += sum(v.numel() * v.element_size() for v in values if isinstance(v, torch.Tensor))
             if size > self._max_bytes:
@@ -89,15 +89,35 @@ class SubsetError:
             kept.append((values, y))
         return rest, kept
 
-    def _parts(self, device: torch.device) -> Iterator[Any]:
-        """The batches on the device, in parts that suit it."""
-        for batch in self._batches:
-            sizes = lengths(batch)
-            if device.type == "cpu" and len(sizes) == 1:
-                for start in range(0, max(sizes), _SAMPLES):
-                    yield part_of(batch, slice(start, start + _SAMPLES))
-            else:
-                yield to_device(batch, device)
+    def _computes_the_same(self, model: nn.Module, before: nn.Module, rest: nn.Module, weight: torch.Tensor) -> bool:
+        """Whether the network's two parts give its outputs for some samples, once more, too, and with another weight.
+
+        They do not where it looks at what is symbolic in a trace, changes values in place, draws at random, or where a
+        sample's outputs depend on those beside it, of which others are there when a batch is cut.
+        """
+        device, batch = next(model.parameters()).device, next(iter(self._batches))
+        some = part_of(batch, slice(0, 2 * _SAMPLES)) if _may_be_cut(batch, device) else batch
+        values = [copied(before(copied(inputs_and_labels(part)[0]))) for part in _parts(some, device)]
+        with _another(weight):
+            expected = model(inputs_and_labels(copied(to_device(some, device)))[0])
+            limit = _ROUNDING * float(expected.abs().max())
+            return all(
+                torch.allclose(torch.cat([rest(*v) for v in values]), expected, rtol=_ROUNDING, atol=limit)
+                for _ in range(2)
+            )
+
+
+def _may_be_cut(batch: Any, device: torch.device) -> bool:
+    return device.type == "cpu" and len(lengths(batch)) == 1
+
+
+def _parts(batch: Any, device: torch.device) -> Iterator[Any]:
+    """The batch on the device, in parts that suit it."""
+    if _may_be_cut(batch, device):
+        for start in range(0, max(lengths(batch)), _SAMPLES):
+            yield part_of(batch, slice(start, start + _SAMPLES))
+    else:
+        yield to_device(batch, device)
 
 
 def _first_use(traced: fx.GraphModule, layer: CompressibleLayer) -> fx.Node:
@@ -109,20 +129,6 @@ def _first_use(traced: fx.GraphModule, layer: CompressibleLayer) -> fx.Node:
         if node.op == "get_attr" and attrgetter(node.target)(traced) is layer.weight:
             return node
     raise LookupError(layer.name)
-
-
-def _computes_the_same(model: nn.Module, before: nn.Module, rest: nn.Module, x: Any, weight: torch.Tensor) -> bool:
-    """Whether both parts give the network's outputs for ``x``, once more, too, and with another weight of the layer.
-
-    They do not where the network looks at what is symbolic in a trace, changes values in place, or draws at random.
-    """
-    values = copied(before(copied(x)))
-    with _another(weight):
-        expected = model(copied(x))
-        return all(
-            torch.allclose(rest(*values), expected, rtol=_ROUNDING, atol=_ROUNDING * float(expected.abs().max()))
-            for _ in range(2)
-        )
 
 
 @contextmanager

@@ -23,6 +23,9 @@ from clipq.train_config import TrainConfig
 from clipq.train_state import Checkpoints, History, Trained, TrainState, digest, seed_everything
 from clipq.weight_sharing import quantized_once
 
+#: The label that PyTorch's cross entropy leaves out.
+IGNORED = -100
+
 
 class TrainingError(ClipqError):
     """A training that cannot go on: a loss, or weights, that are NaN or Inf; names epoch, step and layer."""
@@ -71,10 +74,10 @@ def cross_entropy(label_smoothing: float = 0.0) -> Objective:
 
 def _n_wrong(scores: torch.Tensor, y: torch.Tensor) -> torch.Tensor | float:
     """Of the samples; one with a label at each place counts by the share of its places."""
-    predicted = scores.argmax(1)
-    if predicted.shape != y.shape or not y.numel():  # shares of classes have no right or wrong
+    if scores.argmax(1).shape != y.shape:  # shares of classes have no right or wrong
         return math.nan
-    return (predicted != y).sum() * (len(y) / y.numel())
+    wrong, n = mistaken(scores, y)
+    return wrong / n * len(y)
 
 
 def fit(
@@ -155,30 +158,29 @@ def fit(
 def top1_error(model: nn.Module, batches: Iterable[Any], *, shared: bool = False) -> float:
     """Share of labels, in [0, 1], that are not the class of the highest output, with the model in evaluation mode.
 
-    batches: of (inputs, labels), moved to the model's device; for outputs [n, classes, ...] labels [n, ...].
+    batches: of (inputs, labels), moved to the model's device; for outputs [n, classes, ...] labels [n, ...], of which
+        those that are IGNORED do not count.
     shared: all processes measure together, each its part of every batch; a loader of ``clipq.data`` reads only that.
 
     Raises:
         DataError: batches, outputs or labels that are anything else, or no labels at all.
     """
     device = next(model.parameters()).device
-    wrong, n = torch.zeros((), dtype=torch.int64, device=device), 0
+    counts = torch.zeros(2, dtype=torch.int64, device=device)
     with modes_put_back(model), quantized_once(model):
         model.eval()
         for batch, weight in _shares(batches) if shared else zip(batches, repeat(1.0), strict=False):
             if weight:
                 x, y = inputs_and_labels(to_device(batch, device))
-                wrong += n_mistaken(model(x), y)
-                n += y.numel()
-    counts = [float(wrong), float(n)]
-    all_wrong, all_n = distributed.total(counts) if shared else counts
-    if not all_n:
-        raise DataError("error rate: expected at least one sample, got none")
-    return all_wrong / all_n
+                counts += torch.stack(mistaken(model(x), y))
+    wrong, n = map(float, counts.tolist())
+    all_wrong, all_n = distributed.total([wrong, n]) if shared else (wrong, n)
+    return error_rate(all_wrong, all_n)
 
 
-def n_mistaken(outputs: Any, labels: Any) -> torch.Tensor:
-    """How many of the labels [n, ...] are not the class of the highest of the outputs [n, classes, ...]: int64, 0-d.
+def mistaken(outputs: Any, labels: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """How many of the labels [n, ...] are not the class of the highest of the outputs [n, classes, ...], and how many
+    labels count, as they are not IGNORED: int64, 0-d each.
 
     Raises:
         DataError: other shapes.
@@ -190,7 +192,15 @@ def n_mistaken(outputs: Any, labels: Any) -> torch.Tensor:
             f"error rate: expected outputs [n, classes, ...] and labels [n, ...], got outputs {given[0]} and labels "
             f"{given[1]}; anything else needs a metric of your own"
         )
-    return (predicted != labels).sum()
+    counted = labels != IGNORED
+    return ((predicted != labels) & counted).sum(), counted.sum()
+
+
+def error_rate(wrong: float, n: float) -> float:
+    """Raises DataError where there is nothing to be wrong."""
+    if not n:
+        raise DataError("error rate: expected at least one sample, got none")
+    return wrong / n
 
 
 @contextmanager

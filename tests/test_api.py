@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 import threading
-from collections import namedtuple
+from collections import UserDict, namedtuple
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_sequence
 from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
 import clipq
+from clipq.batch import lengths, part_of
 from clipq.errors import ClipqError, ClipqFormatError, DataError, ModelError, SettingError, WeightError
 from clipq.train_config import TrainConfig
 from clipq.training import StepLoss
@@ -627,15 +628,18 @@ def test_a_measurement_in_another_thread_does_not_hold_the_weights_that_are_trai
     assert n == 6
 
 
-def test_containers_of_batches_keep_their_class() -> None:
-    class Named(dict):
-        x, y = (property(lambda self, key=key: self[key]) for key in "xy")
+def test_a_mapping_of_the_users_own_is_left_as_it_is() -> None:
+    class Shared(UserDict):
+        def copy(self) -> "Shared":
+            return self
 
-    def objective(model: nn.Module, batch: Named) -> StepLoss:
-        return StepLoss(functional.cross_entropy(model(batch.x), batch.y), 0.0, len(batch.y))
+    def objective(model: nn.Module, batch: dict) -> StepLoss:
+        return StepLoss(functional.cross_entropy(model(batch["x"]), batch["y"]), 0.0, len(batch["y"]))
 
-    batches = [Named(x=X, y=Y)]
-    assert clipq.compress(classifier(), batches, None, settings=ALL, objective=objective, train=SHORT).net.layers
+    batch = Shared(x=X, y=Y)
+    assert lengths(batch) == {4} and len(part_of(batch, slice(0, 2))["x"]) == 2
+    clipq.compress(classifier(), [batch], None, settings=ALL, objective=objective, train=SHORT)
+    assert batch["x"] is X and batch["y"] is Y
 
 
 def test_inference_mode_is_refused() -> None:

@@ -123,6 +123,13 @@ def test_a_network_is_compressed_from_python_by_both_together(outcomes: list[dic
         assert outcome["own samples"].startswith("DataError: loader: expected the same batches in every process")
 
 
+def test_loaders_draw_alike_and_networks_do_not(outcomes: list[dict[str, Any]]) -> None:
+    (first, of_first), (second, of_second) = (outcome["drawn"] for outcome in outcomes)
+    assert len(first) == two_processes.CONFIG.epochs * two_processes.N == len(set(first))
+    assert first == second
+    assert not set(of_first) & set(of_second)
+
+
 def test_errors_end_both(outcomes: list[dict[str, Any]]) -> None:
     for outcome in outcomes:
         assert outcome["drifted"].startswith("DistributedError: epoch 1: sha256 of the weights: expected the same on")

@@ -82,6 +82,14 @@ class HidesItsWeights(Layers):
         return self.c(self.b(nn.functional.linear(x, weight, bias).relu()).relu())
 
 
+class LooksAround(Layers):
+    """A sample's output depends on the others of its batch."""
+
+    def forward(self, x):
+        h = self.b(self.a(x).relu())
+        return self.c((h - h.mean(0)).relu())
+
+
 def hooked():
     model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4))
     model.register_forward_pre_hook(lambda module, inputs: (-inputs[0],))
@@ -116,11 +124,20 @@ def test_reused_activations_give_the_whole_networks_error(model, shape):
 
 @pytest.mark.parametrize(
     "model",
-    [Remembers(), AddsInPlace(), ChangesItsInput(), AsksForTensors(), HasDefaults(), HidesItsWeights(), hooked()],
+    [
+        Remembers(),
+        AddsInPlace(),
+        ChangesItsInput(),
+        AsksForTensors(),
+        HasDefaults(),
+        HidesItsWeights(),
+        LooksAround(),
+        hooked(),
+    ],
     ids=lambda model: type(model).__name__,
 )
 def test_what_tracing_does_not_see_counts_too(model):
-    x, y = torch.randn(60, 6), torch.randint(4, (60,))
+    x, y = torch.randn(600, 6) + torch.linspace(-2, 2, 600)[:, None], torch.randint(4, (600,))
     model.eval()(x.clone())
     state = {k: v.clone() for k, v in model.state_dict().items()}
     for layer in compressible_layers(model):

@@ -18,7 +18,7 @@ from clipq.optimizer import build_optimizer, learning_rate
 from clipq.quantized_net import LayerSetting
 from clipq.train_config import TrainConfig
 from clipq.train_state import History, random_state, set_random_state
-from clipq.training import StepLoss, TrainingError, cross_entropy, fit, n_mistaken, top1_error
+from clipq.training import StepLoss, TrainingError, cross_entropy, fit, mistaken, top1_error
 from clipq.weight_sharing import share_weights
 from clipq.ws_train import ws_train
 
@@ -476,7 +476,7 @@ def test_top1_error_puts_back_every_modules_mode_whatever_happens() -> None:
 )
 def test_outputs_and_labels_that_do_not_fit_are_named(outputs: object, labels: torch.Tensor, given: str) -> None:
     with pytest.raises(DataError, match=rf"expected outputs \[n, classes, \.\.\.\] .*{given}"):
-        n_mistaken(outputs, labels)
+        mistaken(outputs, labels)
 
 
 def test_labels_at_each_place_and_shares_of_classes() -> None:
@@ -487,6 +487,11 @@ def test_labels_at_each_place_and_shares_of_classes() -> None:
     assert top1_error(Fixed(scores), [(torch.zeros(4), labels)]) == pytest.approx(float(wrong))
     result = cross_entropy()(Fixed(scores), (torch.zeros(4), labels))
     assert float(result.n_wrong) / result.n == pytest.approx(float(wrong))
+    labels[:, 2:] = -100
+    left = (scores.argmax(1) != labels)[:, :2].float().mean()
+    assert top1_error(Fixed(scores), [(torch.zeros(4), labels)]) == pytest.approx(float(left))
+    result = cross_entropy()(Fixed(scores), (torch.zeros(4), labels))
+    assert float(result.n_wrong) / result.n == pytest.approx(float(left))
     shares = cross_entropy()(Fixed(torch.randn(4, 4)), (torch.zeros(4), torch.rand(4, 4)))
     assert math.isnan(shares.n_wrong)
 

@@ -195,6 +195,35 @@ def from_python(**options: Any) -> dict[str, Any]:
     return {"seen": seen, "net": result.net.state_dict(), "history": history, "eps": result.evaluations[0].eps}
 
 
+class Noisy(TensorDataset):
+    """Each sample is changed by a number that is drawn when it is read."""
+
+    def __init__(self, *tensors: torch.Tensor) -> None:
+        super().__init__(*tensors)
+        self.drawn: list[float] = []
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, ...]:
+        x, y = super().__getitem__(index)
+        self.drawn.append(float(torch.rand(())))
+        return x + self.drawn[-1], y
+
+
+def drawn_by_the_loader() -> tuple[list[float], list[float]]:
+    """While the network draws, too, and each process another number of times: what the data set drew, and one draw of
+    each process for its network."""
+    data, mine = Noisy(*samples(torch.float32)), []
+
+    def objective(model: nn.Module, batch: Any) -> StepLoss:
+        mine.append(float(torch.rand(len(batch[1]))[0]))
+        return cross_entropy()(model, batch)
+
+    clipq.compress(
+        nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(36, 5)), DataLoader(data, 9, shuffle=True), None,
+        objective=objective, settings={"*": (0.5, 3)}, train=CONFIG,
+    )  # fmt: skip
+    return data.drawn, mine
+
+
 def outcome() -> dict[str, Any]:
     x = torch.arange(10.0)
     return {
@@ -213,6 +242,7 @@ def outcome() -> dict[str, Any]:
         "failing writer": said(lambda: on_writer(ModelError("of the writer"))),
         "stopped writer": said(lambda: on_writer(Interrupted("by a signal"))),
         "from Python": from_python(),
+        "drawn": drawn_by_the_loader(),
         "own samples": said(lambda: from_python(sampler=DistributedSampler(range(N), drop_last=False))),
         "uneven": said(lambda: distributed.share((x, x[:3]))),
     }

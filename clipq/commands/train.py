@@ -254,7 +254,16 @@ def _latest_unfinished(parent: Path) -> Path:
     runs = [config.parent for config in parent.glob("*/config.toml") if not (config.parent / PAGE).exists()]
     if not runs:
         raise CheckpointError(f"{parent}: there is no unfinished run to resume")
-    return max(runs, key=lambda folder: (max(file.stat().st_mtime_ns for file in folder.iterdir()), folder.name))
+    return max(runs, key=lambda folder: (_last_change(folder), folder.name))
+
+
+def _last_change(folder: Path) -> int:
+    """Of its files, in nanoseconds; another process may be at work there."""
+    latest = 0
+    for file in folder.iterdir():
+        with suppress(FileNotFoundError):
+            latest = max(latest, file.stat().st_mtime_ns)
+    return latest
 
 
 def _as_it_was(folder: Path, args: argparse.Namespace, overrides: dict[str, str]) -> Experiment:

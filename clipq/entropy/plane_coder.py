@@ -165,7 +165,9 @@ class PlanePlan:
     def size(self) -> int:
         """Bytes of head and stream, within a few, without coding them."""
         lanes = self._lanes(0)
-        wasted = max(lanes.after_mask * STATE_BITS - self._closing_bits(), 0)
+        last, sign = min(lanes.in_sign.still_open(self._narrowed[1]), lanes.after_mask), len(self.settings) - 1
+        wasted = max(last * STATE_BITS - self._last_bits(sign, sign), 0)
+        wasted += max((lanes.after_mask - last) * STATE_BITS - self._last_bits(1, sign - 1), 0)
         wasted += _BITS_OF_A_LANE * lanes_at_first(self.grid, self.settings, lanes)
         head = len(pack_head(self.grid, self._largest, self.settings, lanes))
         return round((head + self.bits() + wasted) / 8) + 1
@@ -178,8 +180,11 @@ class PlanePlan:
         """Bits of the decisions that can take lanes back: those after the last mask, where signs tell enough of them to
         close the last lanes."""
         sign = len(self.settings) - 1
-        first = 1 if rate_for(self._each(sign)) else sign
-        return sum(float(taken.bits.sum()) for taken in self._taken if taken.last_slab and taken.plane >= first)
+        return self._last_bits(1 if rate_for(self._each(sign)) else sign, sign)
+
+    def _last_bits(self, first: int, last: int) -> float:
+        """Bits of the decisions of these planes in the last slab."""
+        return sum(float(taken.bits.sum()) for taken in self._taken if taken.last_slab and first <= taken.plane <= last)
 
     def _each(self, plane: int) -> float:
         """Bits of a decision of this plane in the last slab, by ``_Taken.each``; 0 where it is constant."""
