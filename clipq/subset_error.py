@@ -7,7 +7,7 @@ A network that cannot be traced (control flow that depends on values), or that d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from operator import attrgetter
 from typing import Any
@@ -38,10 +38,10 @@ class SubsetError:
     """
 
     def __init__(self, batches: Sequence[Any], max_bytes: int = 4 << 30) -> None:
-        if iter(batches) is batches or not len(batches):
+        if not isinstance(batches, Sized) or not len(batches):
+            none = " of none" if isinstance(batches, Sized) else ""
             raise SettingError(
-                f"SubsetError: expected a sequence of one batch or more, got {type(batches).__name__}"
-                + (" of none" if hasattr(batches, "__len__") else "")
+                f"SubsetError: expected a sequence of one batch or more, got {type(batches).__name__}{none}"
             )
         self._batches = batches
         self._max_bytes = max_bytes
