@@ -166,8 +166,8 @@ class PlanePlan:
         """Bytes of head and stream, within a few, without coding them."""
         lanes = self._lanes(0)
         last, sign = min(lanes.in_sign.still_open(self._narrowed[1]), lanes.after_mask), len(self.settings) - 1
-        wasted = max(last * STATE_BITS - self._last_bits(sign, sign), 0)
-        wasted += max((lanes.after_mask - last) * STATE_BITS - self._last_bits(1, sign - 1), 0)
+        of_all = lanes.after_mask * STATE_BITS - self._last_bits(1, sign)
+        wasted = max(of_all, last * STATE_BITS - self._last_bits(sign, sign), 0.0)
         wasted += _BITS_OF_A_LANE * lanes_at_first(self.grid, self.settings, lanes)
         head = len(pack_head(self.grid, self._largest, self.settings, lanes))
         return round((head + self.bits() + wasted) / 8) + 1
