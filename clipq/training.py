@@ -74,7 +74,7 @@ def cross_entropy(label_smoothing: float = 0.0) -> Objective:
 
 def _n_wrong(scores: torch.Tensor, y: torch.Tensor) -> torch.Tensor | float:
     """Of the samples; one with a label at each place counts by the share of its places."""
-    if scores.argmax(1).shape != y.shape:  # shares of classes have no right or wrong
+    if _of_labels(scores) != y.shape:  # shares of classes have no right or wrong
         return math.nan
     wrong, n = mistaken(scores, y)
     return wrong / n * len(y)
@@ -185,15 +185,20 @@ def mistaken(outputs: Any, labels: Any) -> tuple[torch.Tensor, torch.Tensor]:
     Raises:
         DataError: other shapes.
     """
-    predicted = outputs.argmax(1) if isinstance(outputs, torch.Tensor) and outputs.ndim > 1 else None
-    if predicted is None or not isinstance(labels, torch.Tensor) or predicted.shape != labels.shape:
+    tensors = isinstance(outputs, torch.Tensor) and isinstance(labels, torch.Tensor)
+    if not tensors or outputs.ndim < 2 or _of_labels(outputs) != labels.shape:
         given = [str(list(x.shape)) if isinstance(x, torch.Tensor) else type(x).__name__ for x in (outputs, labels)]
         raise DataError(
             f"error rate: expected outputs [n, classes, ...] and labels [n, ...], got outputs {given[0]} and labels "
             f"{given[1]}; anything else needs a metric of your own"
         )
     counted = labels != IGNORED
-    return ((predicted != labels) & counted).sum(), counted.sum()
+    return ((outputs.argmax(1) != labels) & counted).sum(), counted.sum()
+
+
+def _of_labels(outputs: torch.Tensor) -> tuple[int, ...]:
+    """The shape of the labels of outputs [n, classes, ...]."""
+    return *outputs.shape[:1], *outputs.shape[2:]
 
 
 def error_rate(wrong: float, n: float) -> float:

@@ -144,7 +144,7 @@ def _items_of(rows: int, columns: int) -> tuple[np.ndarray, np.ndarray, np.ndarr
     """Places, rows and columns in the order of coding, and the phases' ends.  The last results are kept."""
     of_columns = groups(columns, COLUMN_STEP)
     sizes, by_group = np.bincount(of_columns, minlength=PHASES), np.argsort(of_columns, kind="stable")
-    #: For each phase, and each row in it, the group of columns: how many, and which of ``by_group`` is the first.
+    # For each phase, and each row in it, the group of columns: how many, and which of ``by_group`` is the first.
     group = (np.arange(PHASES)[:, None] - groups(rows, ROW_STEP)) & (PHASES - 1)
     n, first = sizes.take(group).reshape(-1), (np.cumsum(sizes) - sizes).take(group).reshape(-1)
     ends = np.cumsum(n)

@@ -87,8 +87,8 @@ def _body(data: Data) -> str:
     parts = []
     for name, claims in _networks(data):
         how = f"{claims['epochs']} epochs of fine-tuning each. Dense: {_error(claims['dense'])}.{_diverged(claims)}"
+        made = f"{origin(claims['provenance'], claims['seconds'])} {_commits(claims)}"
         if not _is_searched(claims):
-            made = f"{origin(claims['provenance'], claims['seconds'])} {_commits(claims)}"
             parts += [f"## {name}: the orders alone", how, made]
             continue
         rows = [
@@ -105,7 +105,7 @@ def _body(data: Data) -> str:
             f"25 evaluations a layer, by Bayesian optimisation or at random, and the same p with b = "
             f"{claims['uniform_bits']} everywhere; {how}",
             Table(("search", "setting", "test error", "bytes", "seeds"), rows, n_text=2).markdown(),
-            f"{origin(claims['provenance'], claims['seconds'])} {_commits(claims)}",
+            made,
         ]
     return "\n\n".join(parts)
 
