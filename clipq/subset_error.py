@@ -22,7 +22,7 @@ from clipq.max_pooling import pool_by_views
 from clipq.tracing import to_trace
 from clipq.training import error_rate, mistaken, to_device, top1_error
 
-_SAMPLES = 250  # a CPU runs so many at a time: activations of more leave its cache
+_SAMPLES = 500  # a CPU runs so many at a time: memory for more is got anew each time, and leaves its cache
 #: So much of its outputs may a network differ from itself in two parts, where the order of sums is another one.
 _ROUNDING = 1e-3
 

@@ -189,14 +189,14 @@ def test_large_batches_are_measured_in_parts():
     g = torch.Generator().manual_seed(5)
     model, batches = (
         Residual(),
-        [(torch.randn(n, 6, generator=g), torch.randint(4, (n,), generator=g)) for n in (600, 7)],
+        [(torch.randn(n, 6, generator=g), torch.randint(4, (n,), generator=g)) for n in (1100, 7)],
     )
     sizes = []
     model.last.register_forward_hook(lambda _, inputs, output: sizes.append(len(output)))
     error = SubsetError(batches).from_layer(model, compressible_layers(model)[1])
     sizes.clear()
     assert error() == top1_error(model, batches)
-    assert sizes == [250, 250, 100, 7, 600, 7]
+    assert sizes == [500, 500, 100, 7, 1100, 7]
 
 
 def test_a_layer_that_needs_too_much_memory_is_measured_with_whole_runs():
