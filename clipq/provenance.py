@@ -51,12 +51,15 @@ def hardware() -> dict[str, Any]:
     }
 
 
-def commit() -> str:
-    """The source's git commit, with ``+changes`` where files differ from it; ``unknown`` outside a checkout."""
-    folder = Path(__file__).parent
+def commit(folder: Path = Path(__file__).parent) -> str:
+    """The git commit of the source in ``folder``, with ``+changes`` where files outside ``results/`` differ from it.
+
+    ``unknown`` where no git has this source, as where it is installed inside a checkout of something else.
+    """
     try:
+        _git(folder, "ls-files", "--error-unmatch", ".")
         head = _git(folder, "rev-parse", "HEAD")
-        changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
+        changed = _git(folder, "status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)results")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return head + ("+changes" if changed else "")
