@@ -26,7 +26,8 @@ def dry_run_text(experiment: Experiment, found: DryRun, path: Path) -> str:
             _layers_table(found).plain(),
             f"p and b: {choice}\n{path}: written, and decoded to the same weights bit for bit",
             _time_table(found).plain() + _attempts(experiment),
-            f"Measured on {_machine(found)}; reading and preparing images comes on top where workers do not keep up.",
+            f"Measured on {_machine(found)}; reading and preparing images comes on top where workers do not keep up."
+            + _without_mixed_precision(experiment, found),
             "\n".join(f"memory of {what}: {n / 1e9:.2f} GB at the peak" for what, n in found.memory.items()),
         ]
     )
@@ -79,6 +80,13 @@ def _time_row(stage: Stage) -> tuple[str, ...]:
 def _attempts(experiment: Experiment) -> str:
     n = len(experiment.lambdas)
     return f"\nSearch and fine-tuning are done up to {n} times, with smaller and smaller lambdas." if n > 1 else ""
+
+
+def _without_mixed_precision(experiment: Experiment, found: DryRun) -> str:
+    """What a run here would be refused for."""
+    if not experiment.run.amp or found.device.type == "cuda":
+        return ""
+    return f"\nMeasured in float32: a run on {found.device} needs run.amp = false, as mixed precision needs a GPU."
 
 
 def _machine(found: DryRun) -> str:

@@ -121,3 +121,12 @@ def test_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert [path.name for path in (tmp_path / "digits").iterdir()] == ["dry_run.clipq"]
     assert cli.main([*arguments, "--run", "mine"]) == 2
     assert "--dry-run: expected neither --run nor --resume" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("amp", ["true", "false"])
+def test_mixed_precision_that_a_run_would_be_refused_for_is_told(
+    amp: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    arguments = ["train", "--dry-run", "--results", str(tmp_path), "--set", "dense.batch_size=2", "--p", "0.5"]
+    assert cli.main([*arguments, "--device", "cpu", f"run.amp={amp}"]) == 0
+    assert ("a run on cpu needs run.amp = false" in capsys.readouterr().out) == (amp == "true")
