@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clipq.entropy import lane_passes
-from clipq.entropy.lane_coder import ONE, Closing, LaneDecoder, SymbolTable
+from clipq.entropy.lane_decoder import LaneDecoder
 from clipq.entropy.lane_passes import give_the_same, kernels_for, numpy_alone
+from clipq.entropy.lanes import ONE, Closing, SymbolTable
 
 
 def compiled() -> ModuleType:

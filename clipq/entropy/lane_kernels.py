@@ -1,6 +1,6 @@
-"""The steps of lanes compiled by Numba, where that is installed: the integers of ``lane_coder``, in one pass.
+"""The steps of lanes compiled by Numba, where that is installed: the integers of decoder and encoder, in one pass.
 
-Nothing checks that places are inside an array: ``lane_coder`` sees to it that as many bits are there as can be read.
+Nothing checks that places are inside an array: ``lane_decoder`` sees to it that as many bits are there as can be read.
 """
 
 from __future__ import annotations
@@ -8,16 +8,16 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from clipq.entropy.lane_coder import ONE, STATE_BITS
-from clipq.entropy.lane_coder import PROBABILITY_BITS as SHARE_BITS
+from clipq.entropy.integer_log import PROBABILITY_BITS as SHARE_BITS
+from clipq.entropy.lanes import LOW, ONE, STATE_BITS
 
-_LOW, _SLOT = 1 << STATE_BITS, ONE - 1
+_SLOT = ONE - 1
 
 
 @njit(nogil=True, cache=True)
 def _refilled(x, words, at):
     """A state that has become too short, long enough again, and the next bit."""
-    while x < _LOW:
+    while x < LOW:
         x = x << 1 | (words[at >> 3] >> (31 - (at & 7))) & 1
         at += 1
     return x, at

@@ -12,7 +12,9 @@ from types import ModuleType
 
 import numpy as np
 
-from clipq.entropy.lane_coder import ONE, Closing, LaneDecoder, LaneEncoder, SymbolTable
+from clipq.entropy.lane_decoder import LaneDecoder
+from clipq.entropy.lane_encoder import LaneEncoder
+from clipq.entropy.lanes import ONE, Closing, SymbolTable
 from clipq.proved import unless_it_fails
 
 WITHOUT_NUMBA = "entropy coding goes without Numba's kernels"

@@ -11,17 +11,10 @@ from clipq.bit_stream import pack_bits, packed_size, unpack_bits, varint
 from clipq.byte_reader import ByteReader
 from clipq.entropy.bit_fields import bit_array
 from clipq.entropy.integer_log import PROBABILITY_BITS
-from clipq.entropy.lane_coder import (
-    MAX_RATE,
-    ONE,
-    STATE_BITS,
-    Closing,
-    LaneDecoder,
-    LaneEncoder,
-    SymbolTable,
-    rate_for,
-)  # fmt: skip
+from clipq.entropy.lane_decoder import LaneDecoder
+from clipq.entropy.lane_encoder import LaneEncoder
 from clipq.entropy.lane_passes import kernels_for
+from clipq.entropy.lanes import MAX_RATE, ONE, STATE_BITS, Closing, SymbolTable, rate_for
 
 #: Eight weights need at most 8 of these lanes' symbols, so that reading never crawls.
 MAX_SYMBOLS_PER_LANE = 4096

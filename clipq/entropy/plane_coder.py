@@ -12,8 +12,10 @@ import numpy as np
 from clipq.byte_reader import ByteReader
 from clipq.entropy.bit_fields import BitReader, bit_array
 from clipq.entropy.integer_log import PROBABILITY_BITS
-from clipq.entropy.lane_coder import ONE, STATE_BITS, LaneDecoder, LaneEncoder, rate_for
+from clipq.entropy.lane_decoder import LaneDecoder
+from clipq.entropy.lane_encoder import LaneEncoder
 from clipq.entropy.lane_passes import kernels_for
+from clipq.entropy.lanes import ONE, STATE_BITS, rate_for
 from clipq.entropy.plane_fit import Truth, choose_offsets, entropy_bits, first_settings, fit_plane
 from clipq.entropy.plane_header import MAX_POSITIONS_PER_LANE, SLAB_POSITIONS, Lanes, pack_head, read_head, setting_size
 from clipq.entropy.plane_model import FeatureNumbers, PlaneSetting

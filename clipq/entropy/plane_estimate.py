@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from clipq.entropy.lane_coder import STATE_BITS
+from clipq.entropy.lanes import STATE_BITS
 from clipq.entropy.plane_coder import coded, pace_of
 from clipq.entropy.plane_fit import Truth, choose_offsets, decide, first_settings, fit_plane
 from clipq.entropy.plane_header import MAX_POSITIONS_PER_LANE, SLAB_POSITIONS, setting_size

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from clipq.byte_reader import ByteReader
 from clipq.entropy.bit_fields import BitReader, BitWriter, number_size
 from clipq.entropy.integer_log import S_MAX
-from clipq.entropy.lane_coder import MAX_RATE, Closing
+from clipq.entropy.lanes import MAX_RATE, Closing
 from clipq.entropy.plane_model import FeatureNumbers, PlaneSetting
 from clipq.entropy.plane_order import Grid, Plane, planes
 

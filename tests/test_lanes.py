@@ -5,7 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clipq.entropy.lane_coder import ONE, Closing, LaneDecoder, LaneEncoder, SymbolTable, steps
+from clipq.entropy.lane_decoder import LaneDecoder
+from clipq.entropy.lane_encoder import LaneEncoder
+from clipq.entropy.lanes import ONE, Closing, SymbolTable, steps
 
 NOTHING = np.zeros(0, np.uint8)
 both_ways = pytest.mark.parametrize("compiled", [False, True])
