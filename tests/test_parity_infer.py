@@ -18,11 +18,12 @@ from clipq.conventions import Conventions
 from clipq.errors import WriteError
 from matlab_parity.codec_parity import ENCODED_SCHEMA
 from matlab_parity.compare import main
-from matlab_parity.infer import infer, infer_layer, layer_observation
+from matlab_parity.infer import infer, infer_layer
 from matlab_parity.infer_report import infer_json, infer_lines, write_probes
 from matlab_parity.layer_inputs import LAYER_FIELDS, settings_of
 from matlab_parity.layer_parity import GRID_SCHEMA
 from matlab_parity.mat_files import Case, FixtureError, from_matlab, load_cases, save_cases
+from matlab_parity.observation import layer_observation
 from matlab_parity.paths import INPUTS, RECONSTRUCTED
 from matlab_parity.probes import OUTPUTS, candidates, learn, split
 

@@ -1,0 +1,174 @@
+"""What an unknown implementation gave for some inputs, and what each reading of the paper predicts for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from clipq.bits import choose_index_bits
+from clipq.conventions import Conventions
+from clipq.errors import SettingError
+from clipq.quantized_net import LayerSetting, QuantizedLayer
+from clipq.relative_index import MAX_INDEX_BITS, entry_counts, relative_index, zero_runs
+from matlab_parity.codec_parity import LAYER_SCHEMA, layer_of
+from matlab_parity.layer_inputs import LAYER_FIELDS, LayerInput
+from matlab_parity.mat_files import FLOAT, NUMBER, NUMERIC, Case, FixtureError, Var, check_case, load_mat, scalar, whole
+from matlab_parity.probes import learn
+
+#: Another implementation may sum in single precision and need not round its levels to it: of the largest weight, or of
+#: the smallest number from which on single precision has all its digits.
+FOREIGN_TOLERANCE = 1e-5
+SMALLEST_SINGLE = float(np.finfo(np.float32).tiny)
+#: What a layer may cost above its indices, codes and codebook: a header and whole bytes, in bits, and less than the
+#: smallest codebook, whose 96 bits tell the readings of A09 apart.
+MOST_OVERHEAD = 32 * 3 - 1
+LAYER_SCHEMA_IN = {
+    "W": Var(FLOAT),
+    "p": NUMBER,
+    "b": NUMBER,
+    "quantized": Var(FLOAT),
+    "name": Var(("char",), None, True),
+    **dict.fromkeys(("codes", "levels", "c_neg", "c_pos"), Var(NUMERIC, None, True)),
+}
+CODEC_OUTPUTS = ("index_bits", "gaps", "entry_codes", "bits")
+CODEC_FIELDS = ("index_bits", "count_codebook")
+
+
+@dataclass(frozen=True, eq=False)
+class Observation:
+    """One case of the unknown implementation.
+
+    outputs: what it gave, by quantity.  predict: a reading -> all that it allows, each with at least these quantities.
+    limits: how far below and above a prediction a quantity may lie; others are exact.
+    """
+
+    name: str
+    outputs: Mapping[str, np.ndarray]
+    predict: Callable[[Conventions], Sequence[Mapping[str, np.ndarray]]]
+    limits: Mapping[str, tuple[float, float]]
+
+    def contradicts(self, conventions: Conventions) -> str | None:
+        """The first quantity in which the reading's first prediction differs; None if it has one that does not."""
+        different = [self._different(predicted) for predicted in self.predict(conventions)]
+        return None if None in different else different[0]
+
+    def _different(self, predicted: Mapping[str, np.ndarray]) -> str | None:
+        for quantity, observed in self.outputs.items():
+            expected = np.asarray(predicted[quantity]).ravel()
+            if expected.shape != observed.shape:
+                return quantity
+            below, above = self.limits.get(quantity, (0.0, 0.0))
+            deviation = observed.astype(np.float64) - expected.astype(np.float64)
+            unknown = np.isnan(observed) & np.isnan(expected)
+            if not np.all((-below <= deviation) & (deviation <= above) | unknown):
+                return quantity
+        return None
+
+
+def read_observations(path: Path) -> tuple[tuple[str, ...], list[Observation]]:
+    """The open questions that the cases in a ``.mat`` file bear on, and the cases.
+
+    The file holds a struct array ``cases``, or the variables of one case: for a layer ``W``, ``p``, ``b`` and
+    ``quantized``, and of ``codes``, ``levels``, ``c_neg``, ``c_pos`` what is known (an empty one is not, nor the level
+    NaN of an empty interval); for the codec ``name``, ``shape``, ``dtype``, ``b``, ``codes``, ``levels`` and some of
+    ``index_bits``, ``gaps``, ``entry_codes``, ``bits``.
+
+    Raises:
+        FixtureError: not such a file; names file and variable.
+    """
+    cases = _cases(path)
+    if "W" in cases[0][0]:
+        return LAYER_FIELDS, [_layer_observation(case, where) for case, where in cases]
+    given = [name for name in CODEC_OUTPUTS if any(np.size(case.get(name, ())) for case, _ in cases)]
+    if not given:
+        raise FixtureError(f"{path}: variable cases: expected at least one of {', '.join(CODEC_OUTPUTS)}")
+    return CODEC_FIELDS, [_codec_observation(case, given, where) for case, where in cases]
+
+
+def layer_observation(layer: LayerInput, outputs: Mapping[str, np.ndarray]) -> Observation:
+    """A case of ``ws_learn_one_layer``: ``outputs`` in linear order, as MATLAB's ``(:)`` and Python's ravel give it.
+
+    A level NaN of an interval without weights, as MATLAB's ``mean([])`` gives it, says nothing.
+    """
+
+    def predict(conventions: Conventions) -> list[dict[str, np.ndarray]]:
+        result = learn(layer, conventions)
+        predicted = {name: np.asarray(getattr(result, name)) for name in outputs}
+        if "levels" in outputs:
+            unknown = (result.counts == 0) & np.isnan(outputs["levels"])
+            predicted["levels"] = np.where(unknown, np.nan, predicted["levels"])
+        return [predicted]
+
+    limit = FOREIGN_TOLERANCE * float(np.max(np.abs(layer.W), initial=SMALLEST_SINGLE))
+    return Observation(
+        layer.name, outputs, predict, dict.fromkeys(("quantized", "levels", "c_neg", "c_pos"), (limit, limit))
+    )
+
+
+def _cases(path: Path) -> list[tuple[Case, str]]:
+    content = load_mat(path)
+    if "cases" not in content:
+        if not {"W", "quantized"} & content.keys():
+            raise FixtureError(f"{path}: variable cases: missing, and so are W, p, b and quantized")
+        return [(content, f"{path}: the case")]
+    cases = content["cases"] if isinstance(content["cases"], list) else [content["cases"]]
+    if not cases or not all(isinstance(case, dict) for case in cases):
+        raise FixtureError(f"{path}: variable cases: expected a struct array of at least one case")
+    return [(case, f"{path}: variable cases({i})") for i, case in enumerate(cases, start=1)]
+
+
+def _layer_observation(case: Case, where: str) -> Observation:
+    check_case(case, LAYER_SCHEMA_IN, where)
+    W, p, b = case["W"].ravel(order="F"), scalar(case["p"]), whole(case["b"], f"{where}.b")
+    try:
+        LayerSetting(p, b)
+    except SettingError as error:
+        raise FixtureError(f"{where}: {error}") from error
+    if n_bad := int((~np.isfinite(W)).sum()):
+        raise FixtureError(f"{where}.W: expected finite weights, got {n_bad} of {W.size} that are NaN or Inf")
+    layer = LayerInput(str(case.get("name", "the case")), W, p, b)
+    sizes = {"quantized": W.size, "codes": W.size, "levels": 2**layer.b - 1, "c_neg": 1, "c_pos": 1}
+    outputs = {}
+    for name, size in sizes.items():
+        value = case.get(name)
+        if value is None or (value.size == 0 and name != "quantized"):
+            continue
+        if value.size != size:
+            raise FixtureError(f"{where}.{name}: expected {size} elements, got {value.size}")
+        outputs[name] = value.ravel(order="F")
+    return layer_observation(layer, outputs)
+
+
+def _codec_observation(case: Case, given: Sequence[str], where: str) -> Observation:
+    """``given``: the outputs that the file holds; streams may still be empty, of a layer that is all pruned."""
+    check_case(case, {**LAYER_SCHEMA, **dict.fromkeys(given, Var(NUMERIC))}, where)
+    layer = layer_of(case, where)
+    outputs = {name: case[name].ravel() for name in given}
+
+    def predict(conventions: Conventions) -> list[dict[str, np.ndarray]]:
+        codebook = 32 * layer.levels.size if conventions.count_codebook == "yes" else 0
+        indices = [relative_index(layer.codes, width) for width in _widths(layer, conventions)]
+        return [
+            {
+                "index_bits": np.array(index.index_bits), "gaps": index.gaps, "entry_codes": index.codes,
+                "bits": np.array(index.n_entries * (index.index_bits + layer.b) + codebook),
+            }
+            for index in indices
+        ]  # fmt: skip
+
+    return Observation(layer.name, outputs, predict, {"bits": (0.0, MOST_OVERHEAD)})
+
+
+def _widths(layer: QuantizedLayer, conventions: Conventions) -> list[int]:
+    """The widths of the relative index that the reading of A08 allows; for best those of fewest bits or bytes."""
+    chosen, _ = choose_index_bits(layer.codes, layer.b, conventions)
+    if conventions.index_bits == "deep_compression":
+        return [chosen]
+    counts = entry_counts(zero_runs(layer.codes))
+    bits = [counts[min(w, len(counts) - 1)] * (w + layer.b) for w in range(MAX_INDEX_BITS + 1)]
+    n_bytes = [-(-n // 8) for n in bits]
+    others = [w for w in range(len(bits)) if bits[w] == min(bits) or n_bytes[w] == min(n_bytes)]
+    return list(dict.fromkeys((chosen, *others)))
