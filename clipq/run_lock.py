@@ -40,3 +40,15 @@ def sole_process(folder: Path) -> Iterator[None]:
             yield
         finally:
             path.unlink(missing_ok=True)
+
+
+def is_at_work(folder: Path) -> bool:
+    """Whether another process is in ``folder``'s ``sole_process``."""
+    try:
+        with (folder / _LOCK).open("r+") as file:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return True
+    except OSError:
+        return False
+    return False

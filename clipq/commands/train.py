@@ -15,6 +15,7 @@ from clipq.errors import CheckpointError, ClipqError, ExperimentError, Interrupt
 from clipq.experiment import Experiment, list_experiments, load_experiment
 from clipq.report import PAGE, terminal_table
 from clipq.run import Run, RunFiles
+from clipq.run_lock import is_at_work
 from clipq.text_table import Table
 from clipq.train_config import TrainConfig
 
@@ -250,10 +251,12 @@ def _folder_to_resume(args: argparse.Namespace) -> Path:
 
 
 def _latest_unfinished(parent: Path) -> Path:
-    """Of the runs without a page the one whose files changed last."""
-    runs = [config.parent for config in parent.glob("*/config.toml") if not (config.parent / PAGE).exists()]
+    """Of the runs without a page, on which nobody is at work, the one whose files changed last."""
+    unfinished = [config.parent for config in parent.glob("*/config.toml") if not (config.parent / PAGE).exists()]
+    runs = [folder for folder in unfinished if not is_at_work(folder)]
     if not runs:
-        raise CheckpointError(f"{parent}: there is no unfinished run to resume")
+        busy = f"; other processes are at work on {len(unfinished)}" if unfinished else ""
+        raise CheckpointError(f"{parent}: there is no unfinished run to resume{busy}")
     return max(runs, key=lambda folder: (_last_change(folder), folder.name))
 
 
