@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 MAX_WIDTH = 32
+#: So many values at a time stay in the processor's cache; a multiple of 8.
+_AT_ONCE = 1 << 15
 
 
 def varint(value: int) -> bytes:
@@ -40,6 +42,11 @@ def pack_bits(values: np.ndarray, width: int) -> bytes:
         raise ValueError(f"expected values below 2^{width}, got {int(values.max())}")
     if width == 0:
         return b""
+    parts = (values[i : i + _AT_ONCE] for i in range(0, values.size, _AT_ONCE))
+    return b"".join(_packed(part, width) for part in parts)
+
+
+def _packed(values: np.ndarray, width: int) -> bytes:
     groups = np.zeros((-(-values.size // 8), 8), np.uint64)
     groups.reshape(-1)[: values.size] = values
     out = np.zeros((len(groups), width), np.uint8)
@@ -65,15 +72,23 @@ def unpack_bits(data: bytes | memoryview, width: int, count: int) -> np.ndarray:
     unused = 8 * size - count * width
     if unused and data[-1] >> (8 - unused):
         raise ValueError(f"expected {unused} unused bits of 0 at the end, got the byte {data[-1]:#04x}")
-    packed = np.zeros((-(-count // 8), width), np.uint8)
-    packed.reshape(-1)[:size] = np.frombuffer(data, np.uint8)
-    out = np.empty((len(packed), 8), dtype)
+    packed, out = np.frombuffer(data, np.uint8), np.empty(count, dtype)
+    for i in range(0, count, _AT_ONCE):
+        part = out[i : i + _AT_ONCE]
+        _unpack(packed[i * width // 8 :][: packed_size(part.size, width)], width, part)
+    return out
+
+
+def _unpack(data: np.ndarray, width: int, into: np.ndarray) -> None:
+    packed = np.zeros((-(-into.size // 8), width), np.uint8)
+    packed.reshape(-1)[: data.size] = data
+    out = np.empty((len(packed), 8), into.dtype)
     for j, first, shift, n_bytes in _places(width):
         value = packed[:, first].astype(np.uint64)
         for k in range(1, n_bytes):
             value |= packed[:, first + k].astype(np.uint64) << np.uint64(8 * k)
         out[:, j] = (value >> np.uint64(shift)) & np.uint64(2**width - 1)
-    return out.reshape(-1)[:count]
+    into[:] = out.reshape(-1)[: into.size]
 
 
 def _places(width: int) -> list[tuple[int, int, int, int]]:

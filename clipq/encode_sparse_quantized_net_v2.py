@@ -21,6 +21,7 @@ from clipq.byte_reader import CRC_SIZE
 from clipq.clipq_file import Directory, LayerEntry, TensorEntry, crc, pack_directory
 from clipq.conventions import Conventions
 from clipq.entropy.entropy_coder import encode_entropy
+from clipq.entropy.pattern_coder import MOST_SYMBOLS
 from clipq.entropy.tensor_coder import pack_tensor
 from clipq.errors import SettingError
 from clipq.quantized_net import QuantizedLayer, QuantizedNet
@@ -153,7 +154,7 @@ def _encode_tensors(tensors: Mapping[str, torch.Tensor], coder: Coder) -> tuple[
 
 
 def _encode_layer(layer: QuantizedLayer, coder: Coder, conventions: Conventions) -> EncodedLayer:
-    if coder == "fixed":
+    if coder == "fixed" or (coder == "best" and layer.codes.size > MOST_SYMBOLS):
         return _encode_fixed(layer, conventions)
     if coder == "entropy":
         return _encode_entropy(layer)

@@ -34,6 +34,7 @@ from clipq.clipq_file import crc, open_container
 from clipq.decode_sparse_quantized_net_v2 import decode_sparse_quantized_net_v2, inspect
 from clipq.encode_sparse_quantized_net_v2 import encode_sparse_quantized_net_v2
 from clipq.entropy.lane_passes import kernels_for, numpy_alone
+from clipq.entropy.tensor_coder import MOST_OF_PLANES
 from clipq.errors import ClipqFormatError
 from clipq.provenance import provenance
 from clipq.quantized_net import QuantizedLayer, QuantizedNet
@@ -62,6 +63,8 @@ def random_net(rng: np.random.Generator) -> QuantizedNet:
         "mask": torch.from_numpy(rng.random(9) < 0.5),
     }
     chosen = dict(item for item in tensors.items() if rng.random() < 0.5)
+    if rng.random() < 0.1:  # so many elements that their exponents are coded as those of large tensors
+        chosen["embedding.weight"] = torch.from_numpy(rng.normal(size=(MOST_OF_PLANES + 1, 1))).bfloat16()
     aliases = {"tied.weight": layers[0].name} if layers and rng.random() < 0.3 else {}
     return QuantizedNet(tuple(layers), chosen, aliases)
 

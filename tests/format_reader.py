@@ -403,6 +403,12 @@ def read_entropy_layer(reader, shape, b):
         flat = [pair for row in matrix for pair in row]
         codes = [(h + 1 - m if negative else h + m) if m else 0 for m, negative in flat]
         return codes, read_codebook(rest, set(codes) - {0}, size, h)
+    codes, coder = read_patterns(reader, n, size)
+    return codes, read_codebook(coder.rest(), set(codes) - {0}, size, h)
+
+
+def read_patterns(reader, n, size):
+    """Codes and what is left of the lanes' stream."""
     lanes, rate = reader.varint(), reader.u8()
     patterns = [reader.varint() if occurs else 0 for occurs in reader.bits(1, 256)]
     shares = [reader.varint() if occurs else 0 for occurs in reader.bits(1, size)]
@@ -414,16 +420,21 @@ def read_entropy_layer(reader, shape, b):
     eights = [written.pop(0) if p == stand_in else p for p in coder.symbols(patterns, (n + 7) // 8)]
     mask = [eight >> k & 1 for eight in eights for k in range(8)][:n]
     kept = iter(coder.symbols(shares, sum(mask), (1, rate)))
-    codes = [next(kept) + 1 if one else 0 for one in mask]
-    return codes, read_codebook(coder.rest(), set(codes) - {0}, size, h)
+    return [next(kept) + 1 if one else 0 for one in mask], coder
 
 
 def read_float_tensor(reader, n, exponent_bits, mantissa_bits):
-    largest, spread, zeros = reader.u8(), reader.u8(), reader.u8()
-    (row,), _ = read_planes(reader.take(reader.varint()), 1, n, 1, spread)
-    mantissas = iter(reader.bits(mantissa_bits - zeros, sum(d > 0 for d, _ in row)))
+    form, largest, spread, zeros = reader.u8(), reader.u8(), reader.u8(), reader.u8()
+    width = mantissa_bits - zeros
+    if form == 3:
+        (row,), _ = read_planes(reader.take(reader.varint()), 1, n, 1, spread)
+        mantissas = iter(reader.bits(width, sum(d > 0 for d, _ in row)))
+        apart = [(d, sign, next(mantissas) if d else 0) for d, sign in row]
+    else:
+        codes, _ = read_patterns(reader, n, 2 ** max(spread.bit_length(), 2) - 1)
+        stored = iter(reader.bits(width + 1, sum(d > 0 for d in codes)))
+        apart = [(d, *divmod(next(stored) if d else 0, 1 << width)) for d in codes]
     return [
-        sign << (exponent_bits + mantissa_bits) | (largest + 1 - d) << mantissa_bits | next(mantissas) << zeros
-        if d else 0
-        for d, sign in row
-    ]  # fmt: skip
+        sign << (exponent_bits + mantissa_bits) | (largest + 1 - d) << mantissa_bits | mantissa << zeros if d else 0
+        for d, sign, mantissa in apart
+    ]

@@ -38,6 +38,15 @@ def test_packing_is_one_big_integer_read_from_its_low_end(values_and_width: tupl
     assert unpack_bits(packed, width, len(values)).tolist() == values
 
 
+@pytest.mark.parametrize("width", [1, 5, 24, 32])
+def test_many_values_are_packed_as_few(width: int) -> None:
+    values = np.random.default_rng(width).integers(0, 2**width, 100_001, np.uint32)
+    packed = pack_bits(values, width)
+    bits = ((values[:, None] >> np.arange(width, dtype=np.uint32)) & 1).astype(np.uint8)
+    assert packed == np.packbits(bits.reshape(-1), bitorder="little").tobytes()
+    assert np.array_equal(unpack_bits(packed, width, values.size), values)
+
+
 def test_a_value_that_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match=r"below 2\^3, got 8"):
         pack_bits(np.array([8], np.uint8), 3)

@@ -8,12 +8,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import clipq.encode_sparse_quantized_net_v2 as encoder
 from clipq.byte_reader import ByteReader, InvalidValueError
 from clipq.decode_sparse_quantized_net_v2 import decode_sparse_quantized_net_v2, inspect
 from clipq.encode_sparse_quantized_net_v2 import encode_sparse_quantized_net_v2
-from clipq.entropy import entropy_coder, plane_coder, plane_header
+from clipq.entropy import entropy_coder, pattern_coder, plane_coder, plane_header
 from clipq.entropy.codebook import pack_codebook
 from clipq.entropy.entropy_coder import EMPTY, PATTERNS, PLANES, decode_entropy, encode_entropy
+from clipq.entropy.pattern_coder import PatternPlan, decode_patterns
+from clipq.errors import SettingError
 from clipq.quantized_net import QuantizedLayer, QuantizedNet
 from clipq.ws_learn_one_layer import ws_learn_one_layer
 
@@ -181,6 +184,25 @@ def test_bits_after_the_codebook_are_refused(model: int, monkeypatch: pytest.Mon
     assert data[0] == model
     with pytest.raises(InvalidValueError, match="end with the codebook, bits are left"):
         _decoded(data, layer)
+
+
+def test_lanes_are_not_more_than_a_reader_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where hundreds of millions of weights are kept."""
+    monkeypatch.setattr(pattern_coder, "MAX_LANES", 4)
+    codes = np.random.default_rng(0).integers(1, 4, 100_000, np.uint8)
+    data = PatternPlan(codes, 2).encode("1")
+    decoded, _, rest = decode_patterns(ByteReader(memoryview(data), "test", 0, len(data)), codes.size, 2)
+    assert np.array_equal(decoded, codes)
+    assert rest[0] == 1 and not rest[1:].any()
+
+
+def test_more_weights_than_lanes_can_read_are_coded_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (entropy_coder, encoder):
+        monkeypatch.setattr(module, "MOST_SYMBOLS", 99)
+    net = QuantizedNet((_iid((10, 10), 0.5),))
+    assert encode_sparse_quantized_net_v2(net, "best").layers[0].coder == "fixed"
+    with pytest.raises(SettingError, match=r"layer .*: expected at most 99 weights for coder entropy, got 100"):
+        encode_sparse_quantized_net_v2(net, "entropy")
 
 
 def test_slabs_of_few_weights_are_refused() -> None:

@@ -14,10 +14,11 @@ import numpy as np
 from clipq.byte_reader import ByteReader
 from clipq.entropy.bit_fields import BitReader
 from clipq.entropy.codebook import pack_codebook, read_codebook
-from clipq.entropy.pattern_coder import PatternPlan, decode_patterns
+from clipq.entropy.pattern_coder import MOST_SYMBOLS, PatternPlan, decode_patterns
 from clipq.entropy.plane_coder import PlanePlan, decode_planes
 from clipq.entropy.plane_estimate import estimate_planes
 from clipq.entropy.plane_header import MOST_WEIGHTS, SLAB_POSITIONS
+from clipq.errors import SettingError
 from clipq.one_blas_thread import one_blas_thread
 from clipq.quantized_net import QuantizedLayer
 
@@ -47,7 +48,15 @@ class EntropySection:
 
 @one_blas_thread()
 def encode_entropy(layer: QuantizedLayer) -> EntropySection:
-    """The section of a layer."""
+    """The section of a layer.
+
+    Raises:
+        SettingError: a layer of more than MOST_SYMBOLS weights.
+    """
+    if layer.codes.size > MOST_SYMBOLS:
+        raise SettingError(
+            f"layer {layer.name}: expected at most {MOST_SYMBOLS} weights for coder entropy, got {layer.codes.size}"
+        )
     if not layer.codes.any():
         return EntropySection(bytes([EMPTY]), b"", 0)
     negative = _leading_negatives(layer.levels)

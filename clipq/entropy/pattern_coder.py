@@ -19,6 +19,7 @@ from clipq.entropy.lanes import MAX_RATE, ONE, STATE_BITS, Closing, SymbolTable,
 #: Eight weights need at most 8 of these lanes' symbols, so that reading never crawls.
 MAX_SYMBOLS_PER_LANE = 4096
 MAX_LANES = 1 << 16
+MOST_SYMBOLS = 8 * MAX_SYMBOLS_PER_LANE * MAX_LANES
 _USUAL_LANES = 4096
 #: Patterns with a smaller share than this, in 2^-15, are written out.
 _RARE = 0.6
@@ -70,7 +71,7 @@ class PatternPlan:
             self._patterns[places] = self._rare[0]
         code_bits = _cost(self.code_counts, self._shares[1])
         least = -(-max(self._patterns.size, self._kept.size) // (MAX_SYMBOLS_PER_LANE // 2))
-        lanes = max(least, 1, min(int(0.8 * code_bits / STATE_BITS), _USUAL_LANES))
+        lanes = min(max(least, 1, min(int(0.8 * code_bits / STATE_BITS), _USUAL_LANES)), MAX_LANES)
         rate = max(rate_for(code_bits / self._kept.size), 1)
         encoder = LaneEncoder(kernels_for(self._patterns.size))
         encoder.symbols(patterns, self._patterns)
