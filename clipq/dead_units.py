@@ -83,7 +83,7 @@ def _move_constants(pair: _Pair, layers: dict[str, QuantizedLayer], tensors: dic
     """Moves what units without incoming weights give into the second layer's bias."""
     second, bias = layers[f"{pair.second}.weight"], tensors.get(f"{pair.second}.bias")
     own = tensors.get(f"{pair.first}.bias")
-    output = pair.between(torch.zeros(second.codes.shape[1]) if own is None else own)
+    output = pair.between(torch.zeros(second.codes.shape[1], device="cpu") if own is None else own)
     dead = np.logical_not(layers[f"{pair.first}.weight"].codes.any(axis=1))
     if bias is None:
         dead &= (output == 0).numpy()  # there is nowhere to move another value to

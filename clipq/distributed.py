@@ -122,7 +122,7 @@ def total(values: list[float]) -> list[float]:
     """The sum of each value over the processes."""
     if world_size() == 1:
         return values
-    tensor = torch.tensor(values, dtype=torch.float64)
+    tensor = torch.tensor(values, dtype=torch.float64, device="cpu")
     with _while_all_are_there():
         dist.all_reduce(tensor, group=_messages())
     return tensor.tolist()

@@ -41,7 +41,8 @@ def element_size(dtype: str) -> int:
 
 def tensor_to_bytes(tensor: torch.Tensor) -> bytes:
     """The elements in C order, little endian."""
-    plain = torch.empty(tensor.numel(), dtype=tensor.dtype)  # not contiguous(), which leaves strides of 0 as they are
+    # not contiguous(), which leaves strides of 0 as they are
+    plain = torch.empty(tensor.numel(), dtype=tensor.dtype, device="cpu")
     plain.view(tensor.shape).copy_(tensor.detach())
     native = plain.view(torch.uint8).numpy().view(_word(str(tensor.dtype).removeprefix("torch.")))
     return native.astype(native.dtype.newbyteorder("<"), copy=False).tobytes()

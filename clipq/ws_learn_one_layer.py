@@ -135,10 +135,10 @@ def learn(
     """``ws_learn_one_layer`` without waiting for an accelerator; what is out of range then gives quantized weights of
     NaN."""
     found = learn_weights(W, setting, conventions, name, Near(*near) if near else None)
+    levels, counts = (torch.as_tensor(value, device=W.device) for value in (found.levels, found.counts))
     return LayerQuantization(
-        found.quantized, found.find_codes, torch.as_tensor(found.levels), torch.as_tensor(found.counts), found.neg,
-        found.pos, setting.b, conventions, found.near,
-    )  # fmt: skip
+        found.quantized, found.find_codes, levels, counts, found.neg, found.pos, setting.b, conventions, found.near
+    )
 
 
 def learn_weights(

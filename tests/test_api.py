@@ -418,6 +418,22 @@ def test_a_model_on_a_gpu_stays_there(amp: bool, tmp_path: Path) -> None:
     assert torch.equal(fresh(x), model.eval()(x))
 
 
+@pytest.mark.parametrize("elsewhere", [True, False])
+def test_the_default_device_changes_nothing(elsewhere: bool, tmp_path: Path) -> None:
+    """On ``meta`` nothing has values: whatever were made there would be missed."""
+    model, fresh, batches = classifier(), classifier(1), list(loader())
+
+    def error(model: nn.Module) -> float:
+        return float((model(batches[0][0]).argmax(1) != batches[0][1]).float().mean())
+
+    with torch.device("meta" if elsewhere else "cpu"):
+        result = clipq.compress(model, batches, error, search=clipq.SearchConfig(evaluations=2), train=SHORT)
+        for name in ("net.clipq", "net.mat"):
+            clipq.save(result.net, tmp_path / name)
+            clipq.load_into(fresh, tmp_path / name)
+            assert state_bytes(fresh) == state_bytes(model)
+
+
 def test_a_compiled_network_is_compressed_inside() -> None:
     model = classifier()
     compiled = torch.compile(model, backend="eager")

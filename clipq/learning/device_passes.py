@@ -77,8 +77,10 @@ def _without_triton(device: torch.device) -> str:
 def gives_the_same(one: Learn, other: Learn, device: torch.device, conventions: Sequence[Conventions]) -> bool:
     """Whether every bit of two ways is the same: for several sizes and settings, with ties, zeros, tiny weights."""
     random = torch.Generator().manual_seed(0)
-    layers = [scale * torch.randn(n, generator=random) for n, scale in ((40_000, 1e-2), (5000, 1.0), (3, 1e-40))]
-    layers += [layers[1].mul(10).round() / 10, layers[1].abs() ** 5, torch.zeros(1)]
+    layers = [
+        scale * torch.randn(n, generator=random, device="cpu") for n, scale in ((40_000, 1e-2), (5000, 1.0), (3, 1e-40))
+    ]
+    layers += [layers[1].mul(10).round() / 10, layers[1].abs() ** 5, torch.zeros(1, device="cpu")]
     settings = [LayerSetting(p, b) for p, b in zip((0.9, 0.0, 0.5, 0.6, 0.3, 1.0), (4, 8, 3, 5, 2, 6), strict=True)]
     for dtype, reading, chosen in product((torch.float32, torch.float16), conventions, (slice(None), slice(2, 5))):
         weights, thetas = [layer.to(device, dtype) for layer in layers[chosen]], settings[chosen]

@@ -46,7 +46,7 @@ class Layout:
         self.in_place = [n % ROW == 0 and n >= BLOCK * ROW for n in sizes]
         spare = [(n * ROW // LANES).bit_length() for n in rows]
         room = [min(49, 61 - s) if n >= LARGE else 62 - s for n, s in zip(rows, spare, strict=True)]
-        given = torch.tensor([rows, sizes, self.first_row[:-1], room]).to(device, non_blocking=True)
+        given = torch.tensor([rows, sizes, self.first_row[:-1], room], device="cpu").to(device, non_blocking=True)
         self.layer = torch.repeat_interleave(given[0], output_size=self.first_row[-1])
         self.number = self.layer.int()[:, None]
         self.n, self.start, self.room = given[1:].unbind()

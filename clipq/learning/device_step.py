@@ -96,7 +96,7 @@ class Plan:
         with self._lock, torch.cuda.device_of(self._like):
             for i, (given, new) in enumerate(zip((self._table, self._p, self._b), numbers, strict=True)):
                 if new != self._sent[i]:
-                    given.copy_(torch.tensor(new, dtype=given.dtype), non_blocking=True)
+                    given.copy_(torch.tensor(new, dtype=given.dtype, device="cpu"), non_blocking=True)
                     self._sent[i] = new
             if self._graph:
                 self._graph.replay()

@@ -141,7 +141,7 @@ def _none_too_large(survey: Survey) -> Survey:
 @lru_cache(maxsize=16)
 def _rates(p: tuple[float, ...], device: torch.device) -> torch.Tensor:
     """The pruning rates, float64 [L, 1]: sent where they have changed, without waiting for the device."""
-    return torch.tensor(p, dtype=torch.float64).to(device, non_blocking=True)[:, None]
+    return torch.tensor(p, dtype=torch.float64, device="cpu").to(device, non_blocking=True)[:, None]
 
 
 def _clip(rows: DeviceRows, survey: Survey, p: torch.Tensor, conventions: Conventions) -> _Clip:
