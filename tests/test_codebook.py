@@ -82,3 +82,16 @@ def test_codes_that_no_weight_has_make_the_next_level_further_out() -> None:
 def test_what_is_refused(text: str, error: type, message: str) -> None:
     with pytest.raises(error, match=message):
         _read(text, np.ones(3, np.bool_), 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("10111" + "1" * 16 + "001111110", "expected the difference of 126 from 122, not the number itself"),
+        ("10110" + "110" + "000", "zeros at the end of all levels: expected more than 22"),
+    ],
+)
+def test_what_could_be_said_in_fewer_bits_is_refused(text: str, message: str) -> None:
+    assert _read("10111" + "110" + "00", np.array([True]), 0).tolist() == [0.5]
+    with pytest.raises(InvalidValueError, match=message):
+        _read(text, np.array([True]), 0)

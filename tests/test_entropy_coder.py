@@ -196,6 +196,15 @@ def test_lanes_are_not_more_than_a_reader_takes(monkeypatch: pytest.MonkeyPatch)
     assert rest[0] == 1 and not rest[1:].any()
 
 
+def test_unused_bits_of_a_stream_of_patterns_are_zeros() -> None:
+    codes = np.random.default_rng(0).integers(0, 4, 1000, np.uint8)
+    rest = next(rest for rest in ("", "1") if PatternPlan(codes, 2).encode(rest)[-1] & 1 == 0)
+    data = bytearray(PatternPlan(codes, 2).encode(rest))
+    data[-1] |= 1
+    with pytest.raises(InvalidValueError, match="stream: expected unused bits of 0"):
+        decode_patterns(ByteReader(memoryview(data), "test", 0, len(data)), codes.size, 2)
+
+
 def test_more_weights_than_lanes_can_read_are_coded_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (entropy_coder, encoder):
         monkeypatch.setattr(module, "MOST_SYMBOLS", 99)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from clipq.byte_reader import ByteReader, InvalidValueError
 from clipq.entropy import tensor_coder
+from clipq.entropy.pattern_coder import PatternPlan
 from clipq.entropy.tensor_coder import CONSTANT, NARROW, PATTERNS, PLANES, RAW, pack_tensor, read_tensor
 from clipq.tensor_bytes import TYPE_NAMES, tensor_from_bytes, tensor_to_bytes, type_name
 
@@ -130,3 +131,13 @@ def test_a_bit_after_the_last_mantissa_is_named() -> None:
     packed[-1] |= 128
     with pytest.raises(InvalidValueError, match="mantissas"):
         read_tensor(ByteReader(memoryview(packed), "tensors", 0, len(packed)), "float32", (33,))
+
+
+def test_an_element_plus_zero_has_no_exponent() -> None:
+    """Of elements -0 nothing is stored but signs, and one of them is changed."""
+    head, patterns = bytes([PATTERNS, 0, 1, 23]), PatternPlan(np.ones(40, np.uint8), 2).encode("")
+    for signs, message in (((0xFF,) * 5, None), ((0xFF, 0xFE, 0xFF, 0xFF, 0xFF), r"expected none of an element \+0")):
+        packed = head + patterns + bytes(signs)
+        reader = ByteReader(memoryview(packed), "tensors", 0, len(packed))
+        with pytest.raises(InvalidValueError, match=message) if message else nullcontext():
+            assert read_tensor(reader, "float32", (40,)) == b"\0\0\0\x80" * 40

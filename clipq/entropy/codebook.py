@@ -7,6 +7,8 @@ Levels of one sign are about evenly spaced, so the spacing so far says where the
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import reduce
+from operator import or_
 
 import numpy as np
 
@@ -38,7 +40,7 @@ def pack_codebook(levels: np.ndarray, used: np.ndarray, negative: int) -> str:
 
     def code(expected: int, about: int) -> int:
         value = next(true)
-        folded = 2 * (value - expected) if value >= expected else 2 * (expected - value) - 1
+        folded = _folded(value, expected)
         ones = min(folded >> about, _MOST_ONES)
         out.bits((1 << ones) - 1, ones)
         if ones < _MOST_ONES:
@@ -69,7 +71,10 @@ def read_codebook(bits: BitReader, used: np.ndarray, negative: int) -> np.ndarra
         while ones < _MOST_ONES and bits.bits(1, "codebook"):
             ones += 1
         if ones == _MOST_ONES:
-            return bits.bits(32 - zeros, "codebook")
+            value = bits.bits(32 - zeros, "codebook")
+            if _folded(value, expected) >> about < _MOST_ONES:
+                bits.invalid(f"level: expected the difference of {value} from {expected}, not the number itself")
+            return value
         folded = ones << about | bits.bits(about, "codebook")
         value = expected - (folded + 1) // 2 if folded & 1 else expected + folded // 2
         if not 0 <= value < 1 << (32 - zeros):
@@ -77,12 +82,19 @@ def read_codebook(bits: BitReader, used: np.ndarray, negative: int) -> np.ndarra
         return value
 
     values = _walk(sides, zeros, code)
+    if not (reduce(or_, values, 0) | 1 << (_MANTISSA_BITS - zeros)) & 1:
+        bits.invalid(f"zeros at the end of all levels: expected more than {zeros}")
     found = np.zeros(used.size, np.uint32)
     found[sides[0] + sides[1]] = np.array(values, np.uint32) << np.uint32(zeros)
     found[sides[0]] ^= np.uint32(_SIGN)
     places = np.flatnonzero(used)
     nearest = places[np.maximum(np.cumsum(used) - 1, 0)] if places.size else np.arange(used.size)
     return found[nearest].view(np.float32)
+
+
+def _folded(value: int, expected: int) -> int:
+    """Their difference as an unsigned number."""
+    return 2 * (value - expected) if value >= expected else 2 * (expected - value) - 1
 
 
 def _sides(used: np.ndarray, negative: int) -> tuple[list[int], list[int]]:

@@ -104,6 +104,8 @@ def decode_patterns(reader: ByteReader, n: int, b: int) -> tuple[np.ndarray, np.
     written_out = np.frombuffer(reader.take(n_written, "patterns written out"), np.uint8)
     n_bits = reader.varint("length of the stream")
     data = reader.take((n_bits + 7) // 8, "stream")
+    if data and data[-1] & (1 << -n_bits % 8) - 1:
+        reader.invalid("stream: expected unused bits of 0 in its last byte")
     try:
         decoder = LaneDecoder(data, n_bits, lanes, kernels=kernels_for(n_patterns))
         patterns = decoder.symbols(tables[0], n_patterns)

@@ -166,12 +166,13 @@ def _read_floats(reader: ByteReader, form: int, n: int, exponent_bits: int, mant
     if rest.any():
         reader.invalid("exponents and signs: expected the stream to end with its last symbol, bits are left")
     exponent = np.uint32(largest + 1) - of_kept
+    some = negative << np.uint32(exponent_bits + mantissa_bits)
+    some |= exponent << np.uint32(mantissa_bits)
+    some |= mantissa << np.uint32(zeros)
+    if not some.all():
+        reader.invalid("exponents: expected none of an element +0")
     words = np.zeros(n, np.uint32)
-    words[kept] = (
-        negative << np.uint32(exponent_bits + mantissa_bits)
-        | exponent << np.uint32(mantissa_bits)
-        | mantissa << np.uint32(zeros)
-    )
+    words[kept] = some
     return words
 
 
