@@ -47,7 +47,7 @@ from clipq.report import write_report_page
 from clipq.run_files import RunFiles
 from clipq.run_lock import sole_process
 from clipq.run_report import histograms, layer_table, sizes
-from clipq.search import Evaluation, as_record, n_evaluations, search
+from clipq.search import Evaluation, as_record, given_settings, n_evaluations, search
 from clipq.search_log import SearchLogFile
 from clipq.selection import select
 from clipq.subset_error import SubsetError
@@ -109,6 +109,7 @@ class Run:
                 experiment.data.dataset, experiment.data.data_dir or None, experiment.data.images, experiment.data.shift
             )
         )
+        self._check_layers()
         self._fingerprint = self._make_fingerprint()
         distributed.on_writer(self._check_folder)
 
@@ -127,7 +128,7 @@ class Run:
     def _stages(self) -> dict[str, Any]:
         origin = {**provenance(self.experiment.run.seed), "processes": distributed.world_size()}
         dense, dense_history = self._timed("dense", self._dense)
-        layers = compressible_layers(dense, self.experiment.layers.include, self.experiment.layers.exclude)
+        layers = self._layers(dense)
         dense_val = self._val_error(dense)
         chosen, selection = self._select(dense, layers, dense_val)
         return distributed.on_writer(
@@ -238,7 +239,7 @@ class Run:
     def _train(
         self, number: int, lambda_: float, model: nn.Module, settings: dict[str, LayerSetting], dense: nn.Module
     ) -> WsTrainResult:
-        layers = compressible_layers(model, self.experiment.layers.include, self.experiment.layers.exclude)
+        layers = self._layers(model)
         title = f"CLIP-Q, lambda = {lambda_:g}" if len(self.experiment.lambdas) > 1 else "CLIP-Q"
         trained: WsTrainResult = self._fit(
             model, self.experiment.train, title, self.files.attempt(number).train,
@@ -317,6 +318,15 @@ class Run:
         return build_network(
             self.experiment.network.name, n_classes=self.data.n_classes, input_shape=self.data.input_shape
         )
+
+    def _layers(self, network: nn.Module) -> list[CompressibleLayer]:
+        return compressible_layers(network, self.experiment.layers.include, self.experiment.layers.exclude)
+
+    def _check_layers(self) -> None:
+        """Refuses names of layers that the network does not have before hours have gone into it."""
+        layers = self._layers(deployed(self._fresh_network()))
+        if self.experiment.search.mode == "given":
+            given_settings(layers, self.experiment.search)
 
     def _batches(self, split: Split, batch_size: int, **options: Any) -> Iterable[Any]:
         return self.data.loader(split, batch_size, workers=self.experiment.run.workers, **options)

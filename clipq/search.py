@@ -87,7 +87,7 @@ def search(
         ModelError: ``given`` names a layer that is not there.
     """
     if config.mode == "given":
-        return _given(layers, config), []
+        return given_settings(layers, config), []
     if config.mode == "uniform":
         return {layer.name: LayerSetting(config.p, config.b) for layer in layers}, []
     recorded = iter(log.evaluations() if log else ())
@@ -229,7 +229,12 @@ def _order(layers: Sequence[CompressibleLayer], conventions: Conventions) -> lis
             return forward
 
 
-def _given(layers: Sequence[CompressibleLayer], config: SearchConfig) -> dict[str, LayerSetting]:
+def given_settings(layers: Sequence[CompressibleLayer], config: SearchConfig) -> dict[str, LayerSetting]:
+    """Each layer's of the mode ``given``.
+
+    Raises:
+        ModelError: one for a layer that is not there.
+    """
     names = {layer.name.removesuffix(".weight"): layer.name for layer in layers}
     given: Mapping[str, tuple[float, int]] = {k.removesuffix(".weight"): v for k, v in config.given.items()}
     unknown = sorted(set(given) - set(names))

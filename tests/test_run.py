@@ -376,6 +376,21 @@ def test_mixed_precision_is_refused_where_there_is_no_gpu(tmp_path: Path) -> Non
         made(tmp_path, run__amp="true")
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"layers__include": "nothing"}, "nothing"),
+        ({"search__mode": "given", "search__given.nolayer": "[0.5, 4]"}, "no such layer: nolayer"),
+    ],
+)
+def test_layers_that_are_not_there_are_refused_before_the_training(
+    overrides: dict[str, str], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ModelError, match=message):
+        made(tmp_path / "run", **overrides)
+    assert not (tmp_path / "run").exists()
+
+
 def test_histograms_are_of_all_full_precision_weights_and_their_levels(finished: Finished) -> None:
     folder, report = finished
     net = decode_sparse_quantized_net_v2(folder / "net.clipq")
