@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from operator import attrgetter
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import fx, nn
@@ -45,6 +46,7 @@ class SubsetError:
             )
         self._batches = batches
         self._max_bytes = max_bytes
+        self._graphs = WeakKeyDictionary[nn.Module, fx.GraphModule]()
 
     def __call__(self, model: nn.Module) -> float:
         return top1_error(model, self._batches)
@@ -52,10 +54,11 @@ class SubsetError:
     def from_layer(self, model: nn.Module, layer: CompressibleLayer) -> Callable[[], float]:
         """The same error, as a function of this layer's weight alone: nothing before it may change any more."""
         model.eval()
-        try:
-            kept = self._kept(model, layer)
-        except Exception:  # tracing runs the model's own code, which may fail in any way on symbolic values
-            kept = None
+        known = model in self._graphs
+        kept = self._kept_if_any(model, layer)
+        if kept is None and known:  # something of the network may have been replaced since
+            del self._graphs[model]
+            kept = self._kept_if_any(model, layer)
         if kept is None:
             return lambda: self(model)
         rest, parts = kept
@@ -68,14 +71,29 @@ class SubsetError:
 
         return error
 
+    def _kept_if_any(
+        self, model: nn.Module, layer: CompressibleLayer
+    ) -> tuple[nn.Module, list[tuple[Any, Any]]] | None:
+        try:
+            return self._kept(model, layer)
+        except Exception:  # tracing runs the model's own code, which may fail in any way on symbolic values
+            return None
+
+    def _graph(self, model: nn.Module) -> fx.GraphModule:
+        """The network's, once for all of its layers."""
+        if model not in self._graphs:
+            traced = fx.symbolic_trace(to_trace(model))
+            pool_by_views(traced)
+            self._graphs[model] = traced
+        return self._graphs[model]
+
     @torch.inference_mode()
     def _kept(self, model: nn.Module, layer: CompressibleLayer) -> tuple[nn.Module, list[tuple[Any, Any]]] | None:
         """The network from the layer on, and for each part of the subset what that takes, and the labels.
 
         None if it would be too much, or if that is not what the network computes.
         """
-        traced = fx.symbolic_trace(to_trace(model))
-        pool_by_views(traced)
+        traced = self._graph(model)
         before, rest = _cut(traced, _first_use(traced, layer))
         if not self._computes_the_same(model, before, rest, layer.weight):
             return None

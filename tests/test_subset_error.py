@@ -4,10 +4,12 @@ import pytest
 import torch
 from torch import nn
 
+from clipq import subset_error
 from clipq.errors import SettingError
 from clipq.layers import compressible_layers
 from clipq.networks import build_network
 from clipq.subset_error import SubsetError
+from clipq.tracing import to_trace
 from clipq.training import top1_error
 
 
@@ -217,3 +219,17 @@ def test_only_the_rest_of_the_network_runs_again():
     calls.clear()
     error()
     assert not calls
+
+
+def test_a_network_is_traced_once_for_all_its_layers_and_anew_when_it_is_another(monkeypatch: pytest.MonkeyPatch):
+    traced = []
+    monkeypatch.setattr(subset_error, "to_trace", lambda model: traced.append(model) or to_trace(model))
+    model, batches = Residual(), made_batches((6,), 4)
+    error = SubsetError(batches)
+    for layer in compressible_layers(model):
+        assert error.from_layer(model, layer)() == top1_error(model, batches)
+    assert traced == [model]
+    model.last = nn.Linear(model.last.in_features, model.last.out_features)
+    for layer in compressible_layers(model):
+        assert error.from_layer(model, layer)() == top1_error(model, batches)
+    assert traced == [model, model]
