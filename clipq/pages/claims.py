@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 Row = Mapping[str, Any]
 _ORDERS = ("in parallel", "in parallel, mask kept", "one after the other")
 _SEARCHES = {"bayesopt": BLUE, "random": ORANGE, "uniform": GREY}
+_TICKS = (0.5, 1, 2, 5, 10, 20, 50, 100)
 _WORST_SHOWN = 2.0  # times the dense network's error
 
 
@@ -146,7 +147,9 @@ def _pareto(data: Data, new_figure: NewFigure) -> Figure:
         published = [(size / 1000, after) for n, _, _, after, _, size in PUBLISHED if NAMES[n] == name]
         panel.plot(*zip(*published, strict=True), "k^", markersize=5, label="published")
         panel.set_xscale("log")
-        panel.set_xticks([3, 5, 10, 20, 50], ["3", "5", "10", "20", "50"])
+        smallest, largest = panel.get_xlim()
+        ticks = [kb for kb in _TICKS if smallest <= kb <= largest]
+        panel.set_xticks(ticks, [f"{kb:g}" for kb in ticks])
         panel.set_xticks([], minor=True)
         panel.set_ylim(0.5 * worst / _WORST_SHOWN, 1.04 * worst)
         panel.set_title(name)
