@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
+import re
 import struct
 from pathlib import Path
 
@@ -164,11 +165,26 @@ def replaced(folder: Path, name: str, data: bytes) -> Path:
         (NAMES[1], idx(np.arange(60, dtype=np.uint8)), "train-labels.*two images of a class"),
         (NAMES[1], idx(np.full(60, 10**9, ">i4"), 0x0C), "train-labels.*number of training images, 60, got 1000000000"),
         (NAMES[3], idx(np.full(30, 61, np.uint8)), "t10k-labels.*number of training images, 60, got 61"),
+        (NAMES[2], idx(np.zeros((30, 5, 7), ">f4"), 0x0D), "t10k-images.*bytes as in train-images.*, got floats"),
+        (NAMES[0], idx(np.zeros((60, 5, 7), ">f8"), 0x0E), "t10k-images.*floats as in train-images.*, got bytes"),
     ],
 )
 def test_files_that_do_not_belong_together(tmp_path: Path, name: str, data: bytes, expected: str):
     with pytest.raises(DataError, match=expected):
         load_idx_folder(replaced(tmp_path, name, data))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(("name", "n"), [(NAMES[0], 60), (NAMES[2], 30)])
+@pytest.mark.parametrize(
+    ("pixel", "dtype", "code"), [("nan", ">f4", 0x0D), ("-inf", ">f4", 0x0D), ("1e+300", ">f8", 0x0E)]
+)
+def test_pixels_that_are_not_finite_are_named(tmp_path: Path, name: str, n: int, pixel: str, dtype: str, code: int):
+    images = np.zeros((n, 5, 7), dtype)
+    images[17, 2, 3] = images[20, 1, 1] = float(pixel)
+    replaced(tmp_path, name, idx(images, code))
+    with pytest.raises(DataError, match=rf"{name}: image 17, .*finite float32, got {re.escape(pixel)}$"):
+        load_idx_folder(tmp_path)
 
 
 def test_incomplete_folder(tmp_path: Path):

@@ -21,6 +21,7 @@ IDX_FILES = {
     "test labels": "t10k-labels-idx1-ubyte",
 }
 _NAME = re.compile(r"(?:.*[-_.])?(train|t10k|test)-(images|labels)[-.]idx\d-ubyte(?:\.gz)?")
+_KINDS = {"u": "bytes", "f": "floats"}
 HELD_OUT = 12  # one training image of so many is val: 5,000 of MNIST's 60,000
 
 
@@ -52,8 +53,8 @@ def load_idx_folder(folder: str | Path, name: str | None = None) -> TensorDatase
         name: the data set's, for a report; the folder's name if it is not given.
 
     Raises:
-        DataError: files are missing, damaged, or do not belong together, or a label is below 0 or above the number of
-            training images; names them.
+        DataError: files are missing, damaged, or do not belong together, a pixel is not finite in float32, or a label
+            is below 0 or above the number of training images; names them.
     """
     folder = Path(folder)
     files = find_idx_files(folder)
@@ -66,6 +67,11 @@ def load_idx_folder(folder: str | Path, name: str | None = None) -> TensorDatase
         raise DataError(
             f"{files['test images']}: expected images of {_size(images)} as in {files['train images'].name}, "
             f"got {_size(test_images)}"
+        )
+    if images.dtype.kind != test_images.dtype.kind:  # bytes are scaled, floats are not
+        raise DataError(
+            f"{files['test images']}: expected {_KINDS[images.dtype.kind]} as in {files['train images'].name}, "
+            f"got {_KINDS[test_images.dtype.kind]}"
         )
     for key, given in (("train labels", labels), ("test labels", test_labels)):
         if given.max() > len(images):
@@ -102,7 +108,20 @@ def _images_and_labels(image_file: Path, label_file: Path) -> tuple[np.ndarray, 
         raise DataError(f"{image_file}: expected images, got none")
     if labels.min() < 0:
         raise DataError(f"{label_file}: expected labels from 0, got {labels.min()}")
+    _check_finite(image_file, images)
     return images if images.ndim == 4 else images[:, None], labels
+
+
+def _check_finite(file: Path, images: np.ndarray) -> None:
+    """Refuses pixels that are not finite, or too large for float32."""
+    if images.dtype.kind != "f":
+        return
+    with np.errstate(over="ignore", invalid="ignore"):
+        finite = np.isfinite(images.astype(np.float32))
+    if not finite.all():
+        first = np.argmin(finite)
+        number = np.unravel_index(first, images.shape)[0]
+        raise DataError(f"{file}: image {number}, counted from 0: expected finite float32, got {images.flat[first]}")
 
 
 def _pair(images: np.ndarray, labels: np.ndarray) -> TensorPair:
