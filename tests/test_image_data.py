@@ -352,6 +352,61 @@ def test_folders_that_do_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         load_dataset("imagenet", tmp_path / "b")
 
 
+def test_a_class_without_training_pictures_is_refused(tmp_path: Path):
+    (make_folders(tmp_path) / "train" / "n05").mkdir()
+    with pytest.raises(DataError, match=r"train: expected pictures of every class, got none of n05"):
+        load_dataset("imagenet", tmp_path)
+
+
+@pytest.mark.parametrize("place", ["train/n01/x.png", "train/n01/x.txt", "train/n05", "val/n01/x.png", "val/n02_link"])
+@pytest.mark.parametrize("target", ["nowhere", "itself"])
+def test_broken_links_are_refused_by_name(tmp_path: Path, place: str, target: str):
+    link = make_folders(tmp_path) / place
+    link.symlink_to(link if target == "itself" else tmp_path / target)
+    with pytest.raises(DataError, match=rf"{place}: expected a file or folder, got a broken link to .*"):
+        load_dataset("imagenet", tmp_path)
+
+
+@pytest.mark.filterwarnings("error")
+def test_hidden_files_are_no_pictures_and_jfif_is_jpeg(tmp_path: Path):
+    make_folders(tmp_path)
+    for folder in ("train/n01", "val/n02", "train"):
+        (tmp_path / folder / "._n01_0.png").write_bytes(b"macOS's")
+    picture(20, 20).save(tmp_path / "val" / "n01" / "a.jfif", "JPEG")
+    dataset = load_dataset("imagenet", tmp_path, CAFFE)
+    assert [dataset.size(split) for split in ("train", "val", "test")] == [9, 3, 7]
+    assert len(next(iter(dataset.loader("test", 7))).y) == 7
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_what_is_left_out_is_said_in_a_line(tmp_path: Path, flat: bool):
+    """Pictures of other kinds, deeper, or beside the folders of the classes; each split has one warning."""
+    make_folders(tmp_path, flat=flat)
+    if flat:
+        (tmp_path / "val.txt").rename(tmp_path / "val" / "val.txt")
+    (tmp_path / "train" / "n02" / "deeper").mkdir()
+    picture(20, 20).save(tmp_path / "train" / "n02" / "deeper" / "x.png")
+    for place in ("train/n10/x.gif", "train/x.png", *(["val/x.gif"] if flat else ["val/n01/x.gif", "val/y.gif"])):
+        picture(20, 20).save(tmp_path / place)
+    with pytest.warns(UserWarning, match="left out") as seen:
+        dataset = load_dataset("imagenet", tmp_path, CAFFE)
+    train, val = (str(w.message) for w in seen)
+    assert "train: left out 3 files or folders" in train and train.endswith("such as x.png")
+    assert f"val: left out {1 if flat else 2} files or folders" in val and val.endswith(f"such as {'xy'[not flat]}.gif")
+    assert [dataset.size(split) for split in ("train", "val", "test")] == [9, 3, 6]
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_a_class_without_test_pictures_is_told(tmp_path: Path, flat: bool):
+    make_folders(tmp_path, flat=flat)
+    for file in (tmp_path / "val").rglob("n10_*"):
+        file.unlink()
+    if flat:
+        write_list(tmp_path, "\n".join((tmp_path / "val.txt").read_text().splitlines()[:4]))
+    with pytest.warns(UserWarning, match=r"val: no pictures of 1 of 3 classes, such as n10$"):
+        assert load_dataset("imagenet", tmp_path, CAFFE).size("test") == 4
+
+
 def test_the_fingerprint_of_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     make_folders(tmp_path / "imagenet")
     monkeypatch.setenv("CLIPQ_DATA", str(tmp_path))

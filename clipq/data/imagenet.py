@@ -3,15 +3,18 @@
 <root>/train/<class>/<picture>          a folder for each class, numbered in the order of their names
 <root>/val/<class>/<picture>            the test images, in folders of the same names; or
 <root>/val/<picture> and <root>/val.txt   flat, with lines "<picture> <class>", all by number or all by name
+
+Hidden files play no part; of what else is no picture in its place, a warning says that it is left out.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -21,7 +24,7 @@ from clipq.data.image_dataset import ImageDataset, Pictures, Subset
 from clipq.data.image_options import Preprocessing
 from clipq.errors import DataError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff")
+SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff")
 HELD_OUT = 50  # one training image of so many is val: 25,600 of ImageNet's
 
 
@@ -61,7 +64,8 @@ def load_imagenet(data_dir: str | Path | None = None, images: Preprocessing | No
     fingerprint is that of names, sizes in bytes and labels.
 
     Raises:
-        DataError: no such folders, or a list that does not fit them; names the file.
+        DataError: no such folders, a class without training pictures, a broken link, or a list that does not fit the
+            pictures; names the file.
     """
     folders = folders_to_search(data_dir, os.environ.get("CLIPQ_DATA"), ("imagenet",))
     root = next((folder for folder in folders if (folder / "train").is_dir()), None)
@@ -72,7 +76,14 @@ def load_imagenet(data_dir: str | Path | None = None, images: Preprocessing | No
             f"val.txt, in {looked}"
         )
     train, classes, digest = _class_folders(root / "train")
+    if empty := _without_pictures(classes, train):
+        raise DataError(f"{root / 'train'}: expected pictures of every class, got none of {', '.join(empty[:5])}")
     test, digest_of_test = _test_pictures(root, classes)
+    if untested := _without_pictures(classes, test):
+        warnings.warn(
+            f"{root / 'val'}: no pictures of {len(untested)} of {len(classes)} classes, such as {untested[0]}",
+            stacklevel=2,
+        )
     val = held_out(train.labels, HELD_OUT)
     if not val.any():
         raise DataError(f"{root / 'train'}: expected two pictures of a class or more, got one of each")
@@ -85,36 +96,74 @@ def load_imagenet(data_dir: str | Path | None = None, images: Preprocessing | No
     return ImageDataset(root.resolve().name, len(classes), sha256, splits, images or Preprocessing())
 
 
+def _without_pictures(classes: dict[str, int], pictures: PictureFiles) -> list[str]:
+    """The names of the classes of which there are none."""
+    present = set(pictures.labels.tolist())
+    return [name for name, number in classes.items() if number not in present]
+
+
 def _class_folders(folder: Path, classes: dict[str, int] | None = None) -> tuple[PictureFiles, dict[str, int], str]:
     """The pictures in a folder's subfolders; its classes, name -> number (those given, if any); a fingerprint."""
-    found = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+    top = _content(folder)
+    found = [name for name in top.others if (folder / name).is_dir()]
     classes = classes or {name: i for i, name in enumerate(found)}
     unknown = [name for name in found if name not in classes]
     if unknown:
         raise DataError(f"{folder}: classes that train/ has not: {', '.join(unknown[:5])}")
     digest, names, labels = hashlib.sha256(), [], []
+    left_out = sorted({*top.pictures, *top.others} - set(found))
     for name in found:
-        for picture, size in _pictures(folder / name):
+        content = _content(folder / name)
+        left_out += [f"{name}/{other}" for other in content.others]
+        for picture, size in content.pictures.items():
             digest.update(f"{name}/{picture} {size}\n".encode("utf-8", "surrogateescape"))
             names.append(os.fsencode(f"{name}/{picture}"))
             labels.append(classes[name])
     if not names:
         raise DataError(f"{folder}: expected <class>/<picture> ({' '.join(SUFFIXES)}), got no picture")
+    _tell_left_out(folder, left_out)
     return PictureFiles(str(folder), np.array(names), np.array(labels)), classes, digest.hexdigest()
 
 
-def _pictures(folder: Path) -> Iterator[tuple[str, int]]:
-    """Names and sizes of the pictures in a folder, in the order of the names."""
-    entries = [entry for entry in os.scandir(folder) if entry.name.lower().endswith(SUFFIXES) and entry.is_file()]
-    for entry in sorted(entries, key=lambda entry: entry.name):
-        yield entry.name, entry.stat().st_size
+class _Content(NamedTuple):
+    """What is in a folder, in the order of the names.
+
+    pictures: name -> size in bytes.
+    others: names of files and folders.
+    """
+
+    pictures: dict[str, int]
+    others: list[str]
+
+
+def _content(folder: Path) -> _Content:
+    content = _Content({}, [])
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        if entry.name.startswith("."):  # such as macOS's ._<picture>
+            continue
+        if entry.is_symlink() and not os.path.exists(entry):
+            raise DataError(f"{entry.path}: expected a file or folder, got a broken link to {os.readlink(entry)}")
+        if entry.name.lower().endswith(SUFFIXES) and entry.is_file():
+            content.pictures[entry.name] = entry.stat().st_size
+        else:
+            content.others.append(entry.name)
+    return content
+
+
+def _tell_left_out(folder: Path, names: list[str]) -> None:
+    if names:
+        warnings.warn(
+            f"{folder}: left out {len(names)} files or folders that are no pictures in their place "
+            f"({' '.join(SUFFIXES)}), such as {names[0]}",
+            stacklevel=2,
+        )
 
 
 def _test_pictures(root: Path, classes: dict[str, int]) -> tuple[PictureFiles, str]:
     folder = root / "val"
     if not folder.is_dir():
         raise DataError(f"{folder}: expected the test images, got no such folder")
-    flat = dict(_pictures(folder))
+    flat, others = _content(folder)
     if not flat:
         pictures, _, digest = _class_folders(folder, classes)
         return pictures, digest
@@ -122,6 +171,7 @@ def _test_pictures(root: Path, classes: dict[str, int]) -> tuple[PictureFiles, s
     if path is None:
         raise DataError(f"{folder}: pictures without classes: expected a list {root / 'val.txt'}, '<picture> <class>'")
     labels = _read_list(path, flat, classes)
+    _tell_left_out(folder, [name for name in others if folder / name != path])
     digest = hashlib.sha256("".join(f"{n} {flat[n]} {labels[n]}\n" for n in sorted(labels)).encode()).hexdigest()
     names = np.array([os.fsencode(name) for name in sorted(labels)])
     return PictureFiles(str(folder), names, np.array([labels[name] for name in sorted(labels)])), digest
