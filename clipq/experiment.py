@@ -149,6 +149,20 @@ class Experiment:
         first = self.search.lambda_
         return self.selection.lambdas(first) if self.search.searches else [first]
 
+    @property
+    def strict(self) -> Experiment:
+        """The same without ``skip_corrupt``; what met no damaged picture is the same with and without."""
+        images = self.data.images or (Preprocessing() if self.data.dataset == "imagenet" else None)
+        if images is None:
+            return self
+        return replace(self, data=replace(self.data, images=replace(images, skip_corrupt=False)))
+
+    def may_go_on_as(self, other: Experiment) -> bool:
+        """Whether a run of this one is, as far as it got, also a run of ``other``: an equal one, or the same with
+        ``skip_corrupt``, as a run without ends where it meets a damaged picture."""
+        tolerant = other.data.images is not None and other.data.images.skip_corrupt
+        return other == self or (tolerant and other.strict == self.strict)
+
     def to_toml(self) -> str:
         """The resolved configuration, every key in it; ``load_experiment`` of it gives an equal one."""
         return toml_config.to_toml(self)

@@ -2,8 +2,9 @@
 
     data, dense network -> search -> ws_train -> encode -> file -> decode into a fresh network -> report
 
-Every stage keeps its state in the run's folder, so that a killed run goes on where it was.  The test images are read
-at the end only: every choice before is made on training and validation images.
+Every stage keeps its state in the run's folder, so that a killed run goes on where it was.  The test images are used
+at the end only: every choice before is made on training and validation images.  That they can be read at all is seen
+before a new run trains.
 
 Several processes (``clipq.distributed``) train together; the search, and all that comes after the training, is done by
 one of them.
@@ -34,7 +35,7 @@ from clipq.device import find_device
 from clipq.distillation import distilled
 from clipq.encode_sparse_quantized_net_v2 import EncodedNet, encode_sparse_quantized_net_v2, write_clipq
 from clipq.errors import CheckpointError, ExperimentError, Interrupted
-from clipq.experiment import Experiment
+from clipq.experiment import Experiment, load_experiment
 from clipq.interruption import stop_requests
 from clipq.layers import CompressibleLayer, compressible_layers
 from clipq.matlab_net import write_mat
@@ -76,7 +77,7 @@ class Run:
     checkpoint_every: seconds between two checkpoints within an epoch.
 
     Raises:
-        CheckpointError: the folder holds a run with another configuration.
+        CheckpointError: the folder holds a run of an experiment that may not go on as this one.
         ExperimentError: it holds a run that is not to be resumed; mixed precision without a GPU.
         DataError, ModelError, ExperimentError: see the data set, the network, the experiment.
     """
@@ -119,8 +120,10 @@ class Run:
         Raises:
             CheckpointError: another process is at work in the folder, or what a stage has left there is damaged or
                 was made with another configuration, data set or starting weights.
+            DataError: a picture cannot be read.
             Interrupted: SIGINT or SIGTERM came while a stage was at work whose state is now saved.
         """
+        distributed.on_writer(self._check_pictures)
         with ExitStack() as held, stop_requests() as self._asked_to_stop:
             distributed.on_writer(lambda: self._claim_folder(held))
             return self._stages()
@@ -338,13 +341,18 @@ class Run:
         finally:
             self._seconds[stage] = self._seconds.get(stage, 0.0) + time.monotonic() - started
 
+    def _check_pictures(self) -> None:
+        """Of a new run; one that has begun may go on with ``skip_corrupt``."""
+        if not self.files.config.exists():
+            self.data.check(self.experiment.run.workers)
+
     def _check_folder(self) -> None:
         """Refuses a folder that holds a run, unless it is this one and to be resumed."""
         if not self.files.config.exists():
             return
         if not self._resume:
             raise ExperimentError(f"{self.files.folder}: holds a run already; continue it with --resume")
-        if self.files.config.read_text(encoding="utf-8") != self.experiment.to_toml():
+        if not load_experiment(self.files.config).may_go_on_as(self.experiment):
             raise CheckpointError(
                 f"{self.files.config}: the run was started with another configuration than the one given now; "
                 "resume it without options, or start another run"
@@ -352,12 +360,13 @@ class Run:
 
     def _claim_folder(self, held: ExitStack) -> None:
         """Makes the folder this process's own for as long as ``held`` is open, and its configuration this run's."""
+        config, text = self.files.config, self.experiment.to_toml()
         self.files.folder.mkdir(parents=True, exist_ok=True)
         held.enter_context(sole_process(self.files.folder))
         self._check_folder()
         remove_leftovers(self.files.folder)
-        if not self.files.config.exists():
-            write_text(self.files.config, self.experiment.to_toml())
+        if not config.exists() or config.read_text(encoding="utf-8") != text:
+            write_text(config, text)
 
     def _depends_on(
         self,
@@ -374,7 +383,7 @@ class Run:
     def _make_fingerprint(self) -> dict[str, str]:
         """What determines the run's result, on the same machine; the same for all processes."""
         parts = {
-            "configuration": hashlib.sha256(self.experiment.to_toml().encode()).hexdigest(),
+            "configuration": hashlib.sha256(self.experiment.strict.to_toml().encode()).hexdigest(),
             "data set": self.data.sha256,
         }
         if weights := self.experiment.network.weights:

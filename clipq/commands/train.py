@@ -68,7 +68,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--run", metavar="NAME", help="the run's folder in DIR/<experiment> (default: date and time)")
     add(
         "--resume", nargs="?", const="", metavar="RUN_FOLDER",
-        help="go on with this run, or with the latest unfinished one of the experiment, configured as it was",
+        help="go on with this run, or with the latest unfinished one of the experiment, configured as it was; "
+        "it may begin to leave out damaged pictures: data.images.skip_corrupt=true",
     )  # fmt: skip
     add("--dry-run", action="store_true", help="one real step of everything on made images: layers, memory, time, file")
     add("--quiet", action="store_true", help="no progress: only the results at the end")
@@ -270,17 +271,18 @@ def _last_change(folder: Path) -> int:
 
 
 def _as_it_was(folder: Path, args: argparse.Namespace, overrides: dict[str, str]) -> Experiment:
-    """The run's own configuration, with which whatever else the user gives must agree."""
+    """The run's own configuration, with which whatever else the user gives must agree; only ``skip_corrupt`` may be
+    set anew."""
     config = RunFiles(folder).config
     experiment = load_experiment(config)
     if args.experiment is not None and load_experiment(args.experiment).name != experiment.name:
         raise CheckpointError(f"{folder}: is a run of {experiment.name}, not of {args.experiment}")
     for key, text in overrides.items():
-        if load_experiment(config, {key: text}) != experiment:
+        if not experiment.may_go_on_as(load_experiment(config, {key: text})):
             raise CheckpointError(
                 f"{config}: the run has another {key} than {text}; resume it without, or start another"
             )
-    return experiment
+    return load_experiment(config, overrides)
 
 
 def _discard_if_nothing_was_done(place: _Place) -> None:

@@ -70,6 +70,14 @@ class Dataset(ABC):
         """The number of images of a split."""
 
     @abstractmethod
+    def check(self, workers: int = 0) -> None:
+        """Reads all images of ``val`` and ``test`` once: a run meets a damaged one of them late, or at its very end.
+
+        Raises:
+            DataError: one cannot be read; names it.
+        """
+
+    @abstractmethod
     def loader(
         self, split: Split, batch_size: int, *, train: bool = False, seed: int = 0, epoch: int = 0, workers: int = 0
     ) -> Batches:
@@ -143,6 +151,9 @@ class TensorDataset(Dataset):
 
     def size(self, split: Split) -> int:
         return len(getattr(self, split).y)
+
+    def check(self, workers: int = 0) -> None:
+        """All of them are in memory."""
 
     def loader(
         self, split: Split, batch_size: int, *, train: bool = False, seed: int = 0, epoch: int = 0, workers: int = 0

@@ -119,7 +119,9 @@ class ImageBatches:
         )
         for pair, failures in loader:
             if failures and not self._skip:
-                raise DataError(f"{failures[0]} (the option skip_corrupt leaves such images out)")
+                raise DataError(
+                    f"{failures[0]} (data.images.skip_corrupt=true leaves such images out, with --resume too)"
+                )
             for failure in failures:
                 warnings.warn(f"left out: {failure}", stacklevel=2)
             if pair is not None:
@@ -156,6 +158,13 @@ class ImageDataset(Dataset):
 
     def size(self, split: Split) -> int:
         return len(self.splits[split].labels)
+
+    def check(self, workers: int = 0) -> None:
+        if self.options.skip_corrupt:
+            return
+        for split in ("val", "test"):
+            for _ in self.loader(split, self.evaluation_batch, workers=workers):
+                pass
 
     def loader(
         self, split: Split, batch_size: int, *, train: bool = False, seed: int = 0, epoch: int = 0, workers: int = 0

@@ -23,7 +23,8 @@ class Preprocessing:
     std: of each channel, > 0; 1 leaves Caffe's scale.
     augmentation: in training, ``crop`` (a random place), ``resized_crop`` (torchvision's, 8 to 100 % of the area), each
         with a mirror image half of the time, or ``none``.
-    skip_corrupt: leave out images that cannot be read, with a warning that names them; otherwise they are an error.
+    skip_corrupt: leave out images that cannot be read, with a warning that names them; otherwise they are an error.  A
+        run without it may go on with it, to the result that it would have had with it from the start.
     """
 
     resize: Literal["warp", "shorter_side", "none"] = "warp"

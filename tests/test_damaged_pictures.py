@@ -1,0 +1,101 @@
+"""Runs on folders of pictures of which some cannot be read: seen before the training where possible, and never the end
+of a run that has begun."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from clipq import cli
+from clipq.data.image_dataset import ImageDataset
+from clipq.experiment import Experiment, load_experiment
+
+TINY = [
+    "data.dataset=imagenet", "data.images.size=8", "data.images.crop=8", "dense.epochs=1", "train.epochs=1",
+    "search.mode=uniform", "run.threads=1", "run.device=cpu",
+]  # fmt: skip
+SKIP = "data.images.skip_corrupt=true"
+TEST_PICTURE = "val/b/1.png"
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Two classes of four training and two test pictures, large enough to be cut short."""
+    rng = np.random.default_rng(0)
+    for split, n in (("train", 4), ("val", 2)):
+        for name in "ab":
+            folder = tmp_path / "pictures" / split / name
+            folder.mkdir(parents=True)
+            for i in range(n):
+                Image.fromarray(rng.integers(0, 256, (20, 20, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+    return tmp_path / "pictures"
+
+
+def damage(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:300])
+
+
+def train(pictures: Path, results: Path, run: str, *more: str) -> int:
+    return cli.main(
+        ["train", *TINY, *more, "--data-dir", str(pictures), "--results", str(results), "--run", run, "--quiet"]
+    )
+
+
+def resume(folder: Path, *more: str) -> int:
+    return cli.main(["train", "--resume", str(folder), *more, "--quiet"])
+
+
+@pytest.mark.parametrize("place", [TEST_PICTURE, "train/a/3.png"])
+def test_a_new_run_reads_what_it_needs_last_before_it_trains(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """A test picture, and one that is held out: the last of its class."""
+    damage(pictures / place)
+    monkeypatch.setattr("clipq.run.fit", lambda *_, **__: pytest.fail("it trains"))
+    assert train(pictures, tmp_path / "results", "mine") == 2
+    said = capsys.readouterr().err
+    assert f"{place}: " in said and f"({SKIP} leaves such images out, with --resume too)" in said
+    assert not list((tmp_path / "results").glob("*/*")), "nothing is left to resume"
+
+
+@pytest.mark.filterwarnings("ignore:left out")
+def test_a_run_goes_on_without_a_picture_that_was_damaged_meanwhile(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the result of a run that leaves it out from the start, with its configuration."""
+    damage(pictures / TEST_PICTURE)
+    assert train(pictures, tmp_path, "whole", SKIP) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(ImageDataset, "check", lambda *_: None)
+        assert train(pictures, tmp_path, "stopped") == 2
+    assert SKIP in capsys.readouterr().err
+    whole, stopped = tmp_path / "digits" / "whole", tmp_path / "digits" / "stopped"
+    trained = {path: path.read_bytes() for path in stopped.glob("*.ckpt")}
+    assert len(trained) == 2 and resume(stopped) == 2 and SKIP in capsys.readouterr().err
+    assert resume(stopped, SKIP, "train.epochs=2") == 2 and "train.epochs" in capsys.readouterr().err
+    assert resume(stopped, SKIP) == 0
+    assert all(path.read_bytes() == content for path, content in trained.items())
+    for name in ("net.clipq", "config.toml"):
+        assert (stopped / name).read_bytes() == (whole / name).read_bytes()
+    ours, theirs = (json.loads((folder / "report.json").read_text()) for folder in (stopped, whole))
+    assert ours["error"] == theirs["error"] and ours["config"] == theirs["config"]
+    assert ours["config"]["data"]["images"]["skip_corrupt"]
+
+
+def test_only_leaving_out_may_be_begun_on_the_way() -> None:
+    def experiment(*overrides: str, dataset: str = "imagenet") -> Experiment:
+        return load_experiment("digits", dict(x.split("=") for x in (f"data.dataset={dataset}", *overrides)))
+
+    plain, skipping = experiment(), experiment(SKIP)
+    explicit = experiment("data.images.skip_corrupt=false")
+    assert plain.may_go_on_as(plain) and plain.may_go_on_as(skipping) and explicit.may_go_on_as(skipping)
+    assert plain.strict == skipping.strict == explicit.strict == explicit
+    for other in (plain, explicit, experiment(SKIP, "data.images.crop=9"), experiment(SKIP, "train.epochs=7")):
+        assert not skipping.may_go_on_as(other)
+    assert not plain.may_go_on_as(experiment(SKIP, "run.seed=1"))
+    cifar, with_options = experiment(dataset="cifar10"), experiment(SKIP, dataset="cifar10")
+    assert not cifar.may_go_on_as(with_options), "whose usual preparation is another one"
