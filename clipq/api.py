@@ -24,6 +24,7 @@ from clipq.conventions import Conventions
 from clipq.decode_sparse_quantized_net_v2 import decode_sparse_quantized_net_v2
 from clipq.encode_sparse_quantized_net_v2 import encode_sparse_quantized_net_v2, write_clipq
 from clipq.errors import DataError, ModelError, SettingError
+from clipq.held_state import is_expanded
 from clipq.layers import DEFAULT_TYPES, CompressibleLayer, compressible_layers, matches
 from clipq.matlab_net import write_mat
 from clipq.model_check import check_state, is_uninitialized, plain_model
@@ -211,6 +212,8 @@ def _misfit(name: str, stored: torch.Tensor, own: Any) -> str:
         return f"{name}: expected a tensor in the network, got {type(own).__name__}"
     if own.shape != stored.shape:
         return f"{name}: {tuple(stored.shape)} in the file, {tuple(own.shape)} in the network"
+    if is_expanded(own):
+        return f"{name}: an expanded view in the network, which nothing can be copied into (see torch.Tensor.clone)"
     return f"{name}: on the meta device in the network (see torch.nn.Module.to_empty)" if own.is_meta else ""
 
 

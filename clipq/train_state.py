@@ -16,6 +16,7 @@ from torch import nn
 
 from clipq import distributed
 from clipq.errors import CheckpointError
+from clipq.held_state import check_alike, held, put_back
 from clipq.tensor_bytes import tensor_to_bytes
 
 
@@ -40,7 +41,7 @@ class TrainState:
     """The state beside those of model, optimizer and loss scale.
 
     epoch: running, from 0.  step: the next one in it.  totals: of the epoch's loss, errors and samples so far.
-    best: state dict of the epoch with the lowest validation error, ``best_error``.
+    best: what the model held after the epoch with the lowest validation error, ``best_error``.
     random: the generators' states at that step, of each process.
     """
 
@@ -48,7 +49,7 @@ class TrainState:
     step: int = 0
     totals: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
     best_error: float = math.inf
-    best: dict[str, torch.Tensor] | None = None
+    best: dict[str, Any] | None = None
     history: History = field(default_factory=History)
     random: list[dict[str, Any]] = field(default_factory=list)
 
@@ -68,7 +69,7 @@ class Trained:
     def save(self, checkpoints: Checkpoints) -> None:
         """Every process must call it; one writes."""
         self.state.random = distributed.gathered(random_state(_device(self.model)))
-        parts = {name: getattr(self, name).state_dict() for name in ("model", "optimizer", "scaler")}
+        parts = {"model": held(self.model), **{n: getattr(self, n).state_dict() for n in ("optimizer", "scaler")}}
         own = {name: getattr(self.state, name) for name in TrainState.__dataclass_fields__}
         distributed.on_writer(lambda: checkpoints.save({**parts, **own, "history": asdict(self.state.history)}))
 
@@ -82,7 +83,9 @@ class Trained:
         if saved is None:
             return
         try:
-            for name in ("model", "optimizer", "scaler"):
+            check_alike(self.model, saved["model"])
+            put_back(self.model, saved["model"])
+            for name in ("optimizer", "scaler"):
                 getattr(self, name).load_state_dict(saved[name])
             for name in TrainState.__dataclass_fields__:
                 setattr(self.state, name, saved[name])

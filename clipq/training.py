@@ -16,6 +16,7 @@ from torch.nn import functional
 from clipq import distributed
 from clipq.batch import inputs_and_labels, to_device
 from clipq.errors import ClipqError, DataError, Interrupted, SettingError, WeightError
+from clipq.held_state import copy_of_held, put_back
 from clipq.not_finite import first_not_finite
 from clipq.optimizer import build_optimizer, learning_rate, set_learning_rate
 from clipq.progress import NoProgress, Progress
@@ -150,7 +151,7 @@ def fit(
         progress.end_epoch(state.history.epochs[-1])
         _pause(trained, checkpoints, due=True, stop=stop())
     if config.keep == "best" and state.best is not None:
-        model.load_state_dict(state.best)
+        put_back(model, state.best)
     return state.history
 
 
@@ -335,7 +336,7 @@ def _end_epoch(
         record["val_error"] = validate(model)
         if record["val_error"] <= state.best_error:
             state.best_error = record["val_error"]
-            state.best = {k: v.detach().clone() for k, v in model.state_dict().items()}
+            state.best = copy_of_held(model)
     state.history.epochs.append(record)
     state.epoch, state.step, state.totals = state.epoch + 1, 0, [0.0, 0.0, 0.0]
 

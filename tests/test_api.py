@@ -699,6 +699,22 @@ def test_a_net_that_does_not_fit_names_every_entry_and_loads_nothing(net: clipq.
         clipq.load_into(nn.Sequential(*classifier(), nn.Linear(2, 2)), net)
 
 
+def test_a_network_with_an_expanded_buffer_is_compressed_but_nothing_is_loaded_into_it() -> None:
+    def make() -> nn.Module:
+        model = classifier()
+        model.register_buffer("mask", torch.ones(1, 4).expand(3, 4))
+        return model
+
+    result = clipq.compress(make(), loader(), metric, settings=ALL, train=SHORT)
+    fresh = make()
+    before = state_bytes(fresh)
+    with pytest.raises(ModelError, match=r"do not fit: mask: an expanded view in the network"):
+        clipq.load_into(fresh, result.net)
+    assert state_bytes(fresh) == before
+    fresh.mask = fresh.mask.clone()
+    clipq.load_into(fresh, result.net)
+
+
 def test_what_compress_gives_is_no_network_itself(tmp_path: Path) -> None:
     model = classifier()
     result = clipq.compress(model, loader(), None, settings=ALL, train=TrainConfig(epochs=0))

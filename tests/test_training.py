@@ -356,6 +356,50 @@ def test_the_best_epoch_is_kept_and_of_equals_the_later() -> None:
     assert not torch.equal(seen[3][0].weight, seen[4][0].weight)
 
 
+def leave_out_a_bias(module: nn.Module, state: dict[str, torch.Tensor], prefix: str, metadata: Any) -> None:
+    del state[prefix + "head.bias"]
+
+
+class Secretive(nn.Module):
+    """Its state dict does not have all that training changes; one buffer has each number in several places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.body, self.head = nn.Linear(6, 6), nn.Linear(6, 3)
+        self.register_buffer("mean", torch.zeros(6), persistent=False)
+        self.register_buffer("mask", torch.ones(1, 6).expand(3, 6))
+        self._register_state_dict_hook(leave_out_a_bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.body(x) * self.mask[0]
+        if self.training:
+            self.mean.lerp_(x.detach().mean(0), 0.5)
+        return self.head(x - self.mean)
+
+
+def test_the_best_epoch_is_kept_whole() -> None:
+    model, errors, outputs = Secretive(), iter([0.1, 0.5, 0.4]), []
+
+    def error(model: nn.Module) -> float:
+        outputs.append(model.eval()(X))
+        return next(errors)
+
+    fit(model, Noisy, CONFIG, validate=error)
+    assert torch.equal(model.eval()(X), outputs[0])
+    assert not torch.equal(outputs[0], outputs[2])
+
+
+@pytest.mark.parametrize("kill", [3, 6])
+def test_a_resumed_training_goes_on_with_what_the_state_dict_leaves_out(kill: int) -> None:
+    expected, resumed, store = Secretive(), Secretive(), Store(killed_after=kill)
+    dense(expected)
+    with pytest.raises(Killed):
+        dense(Secretive(), checkpoints=store)
+    dense(resumed, checkpoints=store)
+    assert torch.equal(resumed.eval()(X), expected.eval()(X))
+
+
 def test_without_validation_the_last_epoch_is_kept() -> None:
     model, ends = network(), []
     fit(model, Noisy, CONFIG, measure=lambda epoch_ends: ends.append(copy.deepcopy(model)) or {} if epoch_ends else {})
