@@ -309,10 +309,20 @@ def _objective(loss: Callable[[Any, Any], torch.Tensor] | None) -> Objective | N
 
 def _check_global(loader: Iterable[Any]) -> None:
     """Several processes share the loader's batches."""
-    if distributed.world_size() > 1 and isinstance(getattr(loader, "sampler", None), DistributedSampler):
+    if distributed.world_size() > 1 and any(isinstance(part, DistributedSampler) for part in _parts(loader)):
         raise DataError(
             "loader: expected the same batches in every process, which share each of them, got a DistributedSampler"
         )
+
+
+def _parts(loader: Any) -> list[Any]:
+    """The loader, its samplers with those inside them, and its data set; each once."""
+    parts = [loader]
+    for part in parts:  # also those that are found meanwhile
+        for inner in (getattr(part, "sampler", None), getattr(part, "batch_sampler", None)):
+            if inner is not None and not any(inner is known for known in parts):
+                parts.append(inner)
+    return [*parts, getattr(loader, "dataset", None)]
 
 
 class _Epochs:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, TensorDataset
 
 import clipq
 from clipq import distributed
@@ -184,7 +184,8 @@ def from_python(**options: Any) -> dict[str, Any]:
         seen.extend(number.tolist())
         return StepLoss(nn.functional.cross_entropy(model(x), y), float("nan"), len(y))
 
-    loader = DataLoader(TensorDataset(*samples(torch.float32), torch.arange(N)), 8, **(options or {"shuffle": True}))
+    options = options or {"batch_size": 8, "shuffle": True}
+    loader = DataLoader(TensorDataset(*samples(torch.float32), torch.arange(N)), **options)
     torch.manual_seed(distributed.rank())
     metrics = iter([0.3, 0.1, 0.5] if distributed.is_writer() else [0.1, 0.3, 0.5])
     result = clipq.compress(
@@ -243,7 +244,8 @@ def outcome() -> dict[str, Any]:
         "stopped writer": said(lambda: on_writer(Interrupted("by a signal"))),
         "from Python": from_python(),
         "drawn": drawn_by_the_loader(),
-        "own samples": said(lambda: from_python(sampler=DistributedSampler(range(N), drop_last=False))),
+        "own samples": said(lambda: from_python(batch_size=8, sampler=DistributedSampler(range(N)))),
+        "own batches": said(lambda: from_python(batch_sampler=BatchSampler(DistributedSampler(range(N)), 8, False))),
         "uneven": said(lambda: distributed.share((x, x[:3]))),
     }
 
