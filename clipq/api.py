@@ -333,10 +333,9 @@ class _Epochs:
 
     def __call__(self, epoch: int) -> Iterable[Any]:
         seed_everything(self._seed, epoch, alike=True)
-        parts = [self._loader, *(getattr(self._loader, n, None) for n in ("dataset", "sampler", "batch_sampler"))]
-        for part in parts:
+        for part in _parts(self._loader):
             if callable(getattr(part, "set_epoch", None)):
-                part.set_epoch(epoch)  # type: ignore[union-attr]
+                part.set_epoch(epoch)
             generator = getattr(part, "generator", None)
             if isinstance(generator, torch.Generator):
                 generator.manual_seed(torch.initial_seed())

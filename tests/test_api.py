@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
-from torch.utils.data import DataLoader, RandomSampler, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
 import clipq
 from clipq.batch import lengths, part_of
@@ -200,6 +200,23 @@ def test_every_epoch_has_another_order_and_is_announced_to_the_sampler() -> None
     )  # fmt: skip
     assert Sampler.epochs == [0, 1, 2]
     assert len(set(orders)) == 3
+
+
+def test_a_sampler_inside_a_batch_sampler_is_reseeded_and_told_the_epoch() -> None:
+    class Sampler(RandomSampler):
+        def set_epoch(self, epoch: int) -> None:
+            epochs.append(epoch)
+
+    def compressed() -> dict[str, bytes]:
+        model = classifier()
+        clipq.compress(model, batches, None, settings=ALL, train=TrainConfig(epochs=2))
+        return state_bytes(model)
+
+    epochs: list[int] = []
+    sampler = Sampler(data(), generator=torch.Generator().manual_seed(5))
+    batches = DataLoader(data(), batch_sampler=BatchSampler(sampler, 16, drop_last=False))
+    assert compressed() == compressed()
+    assert epochs == [0, 1, 0, 1]
 
 
 # Loaders, losses, batches
