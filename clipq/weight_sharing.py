@@ -18,7 +18,7 @@ from clipq.conventions import Conventions
 from clipq.errors import ModelError
 from clipq.layers import CompressibleLayer
 from clipq.learning.host_weights import Near
-from clipq.learning.learned_together import LearnedTogether
+from clipq.learning.learned_together import LearnedTogether, state_of
 from clipq.quantized_net import WEIGHT_DTYPES, LayerSetting, QuantizedLayer, QuantizedNet
 from clipq.ws_learn_one_layer import learn_weights, ws_learn_one_layer
 
@@ -41,13 +41,14 @@ class _LastStep:
     """What a parametrization keeps of its last forward pass.  Not in attributes of the module itself, which looks for
     each name among its parameters, buffers and modules before it sets it.
 
-    codes: gives them.  near: what was found on the host.  weights: the quantized ones, where they are ``held``.
+    codes: gives them.  near: what was found on the host.  learned: where weights are ``held``, the quantized ones, and
+    before them the state that they were learned from.
     """
 
     codes: Callable[[], torch.Tensor] | None = None
     near: Near | None = None
     held = False
-    weights: torch.Tensor | None = None
+    learned: tuple[tuple, torch.Tensor] | None = None
 
 
 class WeightSharing(nn.Module):
@@ -69,13 +70,15 @@ class WeightSharing(nn.Module):
         last = self._last
         if not last.held or torch.is_grad_enabled():
             return self._learned(W)
-        if last.weights is None:
-            last.weights = self._learned(W)
-        return last.weights
+        state, learned = state_of(self, W), last.learned
+        if learned is None or learned[0] != state:
+            learned = last.learned = state, self._learned(W)
+        return learned[1]
 
     def hold(self, held: bool) -> bool:
-        """Whether passes without gradients take the first one's quantized weights from now on; gives what was."""
-        before, self._last.held, self._last.weights = self._last.held, held, None
+        """Whether passes without gradients take the last one's quantized weights from now on, as long as they are of
+        the same weights; gives what was."""
+        before, self._last.held, self._last.learned = self._last.held, held, None
         return before
 
     def _learned(self, W: torch.Tensor) -> torch.Tensor:
@@ -108,7 +111,11 @@ def _on_accelerator(W: torch.Tensor) -> bool:
 
 @contextmanager
 def quantized_once(model: nn.Module) -> Iterator[None]:
-    """Until it ends passes without gradients take the same quantized weights: those that the first of them learns."""
+    """Until it ends passes without gradients take the same quantized weights: those that the first of them learns.
+
+    Weights that were written to or exchanged meanwhile are learned anew, unless it was done through ``weight.data``,
+    which leaves no trace.
+    """
     held = [(m, m.hold(True)) for m in model.modules() if isinstance(m, WeightSharing)]
     try:
         yield

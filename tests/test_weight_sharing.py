@@ -20,7 +20,7 @@ from clipq.layers import CompressibleLayer, compressible_layers
 from clipq.quantized_net import LayerSetting
 from clipq.train_config import TrainConfig
 from clipq.training import StepLoss
-from clipq.weight_sharing import keep_quantized, quantized_net, share_weights
+from clipq.weight_sharing import keep_quantized, quantized_net, quantized_once, share_weights
 from clipq.ws_learn_one_layer import ws_learn_one_layer
 from clipq.ws_train import WsTrainResult, ws_train
 
@@ -319,6 +319,31 @@ def test_only_quantized_weights_remain(p: float, b: int, seed: int, dtype: str) 
     assert torch.equal(model.weight, during)
     assert model.weight.unique().numel() <= 2**b
     assert np.count_nonzero(net.layers[0].codes) == net.layers[0].n_kept
+
+
+# Measuring
+
+
+@torch.no_grad()
+def test_weights_that_are_written_to_while_they_are_held_are_learned_anew() -> None:
+    model, layers, thetas = make(lambda: nn.Linear(6, 4))
+    with share_weights(layers, thetas), quantized_once(model):
+        first = model.weight
+        assert model.weight is first
+        layers[0].weight.mul_(-2.0)
+        assert torch.equal(model.weight, ws_learn_one_layer(layers[0].weight, THETA.p, THETA.b).quantized)
+        layers[0].weight.data = layers[0].weight.data.flip(0)
+        assert torch.equal(model.weight, ws_learn_one_layer(layers[0].weight, THETA.p, THETA.b).quantized)
+
+
+@torch.no_grad()
+def test_a_network_may_change_its_type_while_its_weights_are_held() -> None:
+    model, layers, thetas = make(lambda: nn.Linear(6, 4))
+    x = INPUTS[Twice]
+    with share_weights(layers, thetas), quantized_once(model):
+        before = model(x)
+        torch.testing.assert_close(model.double()(x.double()).float(), before)
+        assert torch.equal(model.float()(x), before)
 
 
 # Training

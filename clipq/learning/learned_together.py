@@ -74,7 +74,7 @@ class LearnedTogether:
         return learned.quantized.view(-1)[span].view(shape), lambda: codes[span].view(shape)
 
     def _is_ready(self, sharing: WeightSharing, W: torch.Tensor) -> bool:
-        return sharing in self._results and self._results[sharing].state == _state(sharing, W)
+        return sharing in self._results and self._results[sharing].state == state_of(sharing, W)
 
     def _learn(self, like: torch.Tensor) -> None:
         """All that are not ready, of one type and device."""
@@ -87,10 +87,10 @@ class LearnedTogether:
         with torch.no_grad():
             learned = learn_together(flat, settings, self.conventions)
         for i, (sharing, W) in enumerate(due):
-            self._results[sharing] = _Result(_state(sharing, W), learned, i)
+            self._results[sharing] = _Result(state_of(sharing, W), learned, i)
 
 
-def _state(sharing: WeightSharing, W: torch.Tensor) -> tuple:
+def state_of(sharing: WeightSharing, W: torch.Tensor) -> tuple:
     """Differs where the result may: with another setting, tensor, memory or content.
 
     Also on another stream, where the result is not there yet, and with or without gradients: weights are often
