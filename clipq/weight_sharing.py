@@ -215,16 +215,30 @@ def _quantized_layer(layer: CompressibleLayer, theta: LayerSetting, conventions:
 
 
 def _parametrize(module: nn.Module, attribute: str, sharing: WeightSharing) -> Callable[[], None]:
-    """Puts the parametrization on; gives what takes it off and puts the module's parameters in their old order."""
+    """Puts the parametrization on; gives what takes it off and puts the module's parameters in their old order.
+
+    The class that torch makes for the module gets its property back, as copies made meanwhile (an average) stay of it.
+    """
     order = list(module._parameters)
     parametrize.register_parametrization(module, attribute, sharing)
+    kind = type(module)
+    weight = kind.__dict__[attribute]
 
     def undo() -> None:
+        alone = _is_ours_alone(module)
         parametrize.remove_parametrizations(module, attribute, leave_parametrized=False)
+        if alone:  # otherwise the module itself stays of the class
+            setattr(kind, attribute, weight)
         for name in [n for n in order if n in module._parameters]:
             module._parameters[name] = module._parameters.pop(name)
 
     return undo
+
+
+def _is_ours_alone(module: nn.Module) -> bool:
+    """Whether all that is parametrized in the module are weights that are shared."""
+    by_attribute: Any = module.parametrizations
+    return all(isinstance(p, WeightSharing) for parametrizations in by_attribute.values() for p in parametrizations)
 
 
 def _renew_flat_weights(module: nn.RNNBase) -> Callable[[], None]:

@@ -277,6 +277,28 @@ def test_a_transformer_computes_with_its_quantized_weights(training: bool) -> No
 # The compressed network
 
 
+@pytest.mark.parametrize("kind", [lambda: nn.Linear(6, 4), lambda: nn.LSTM(6, 4)])
+def test_a_copy_made_while_weights_are_shared_goes_on_when_they_are_no_longer(kind: Callable) -> None:
+    torch.manual_seed(0)
+    model, x = kind(), INPUTS[Twice]
+    layers = compressible_layers(model, types=(nn.Linear, nn.LSTM))
+    with share_weights(layers, {layer.name: THETA for layer in layers}):
+        copied, averaged = copy.deepcopy(model), torch.optim.swa_utils.AveragedModel(model)
+        expected = model(x)[0]
+    assert torch.equal(copied(x)[0], expected)
+    assert torch.equal(averaged(x)[0], expected)
+    assert type(model) in (nn.Linear, nn.LSTM) and not torch.equal(model(x)[0], expected)
+
+
+def test_a_parametrization_of_the_users_own_beside_it_stays() -> None:
+    model = parametrize.register_parametrization(nn.Linear(6, 4), "bias", nn.Softplus())
+    layers = compressible_layers(model)
+    with share_weights(layers, {layer.name: THETA for layer in layers}):
+        model(INPUTS[Twice])
+    assert model.weight is layers[0].weight
+    assert parametrize.is_parametrized(model, "bias")
+
+
 def test_the_compressed_network_names_every_entry_once_and_shared_ones_as_aliases() -> None:
     model, layers, thetas = make(Twice)
     net = quantized_net(model, layers, thetas)
