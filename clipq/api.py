@@ -113,7 +113,7 @@ def compress(
         ModelError: a network, a layer or a pattern that cannot be compressed as asked; nothing has been changed.
         SettingError: options that exclude each other, or a metric that is no function or no error in [0, 1].
         DataError: batches of unknown number, or none, or other ones for each of several processes.
-        WeightError, TrainingError: weights or a loss that are NaN or Inf.
+        WeightError, TrainingError: weights, other parameters or a loss that are NaN or Inf.
     """
     if torch.is_inference_mode_enabled():
         raise ModelError("network: cannot be trained inside torch.inference_mode()")

@@ -10,6 +10,19 @@ from torch import nn
 
 
 @torch.no_grad()
+def trained_not_finite(model: nn.Module) -> str | None:
+    """The first trainable parameter with NaN or Inf in it, by its plain name; None without one.
+
+    Asks the device once for all.  Frozen ones may be so on purpose, such as a mask of -Inf.
+    """
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    device = next(model.parameters()).device
+    finite = torch.stack([parameter.isfinite().all().to(device) for parameter in trained.values()]).tolist()
+    first = next((name for name, is_finite in zip(trained, finite, strict=True) if not is_finite), None)
+    return first and first.replace("parametrizations.", "").removesuffix(".original")
+
+
+@torch.no_grad()
 def first_not_finite(model: nn.Module, forward: Callable[[], Any]) -> str | None:
     """The first parameter with NaN or Inf in it; without one, the first module, in the order of ``forward``, whose
     output has; None without one.

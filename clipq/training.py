@@ -17,7 +17,7 @@ from clipq import distributed
 from clipq.batch import inputs_and_labels, to_device
 from clipq.errors import ClipqError, DataError, Interrupted, SettingError, WeightError
 from clipq.held_state import copy_of_held, put_back
-from clipq.not_finite import first_not_finite
+from clipq.not_finite import first_not_finite, trained_not_finite
 from clipq.optimizer import build_optimizer, learning_rate, set_learning_rate
 from clipq.progress import NoProgress, Progress
 from clipq.train_config import TrainConfig
@@ -113,7 +113,8 @@ def fit(
     before_step: called before each step with how much of the training is done, in [0, 1).
 
     Raises:
-        TrainingError: a loss that is NaN or Inf, or weights under pruning-quantization; names epoch, step and layer.
+        TrainingError: a loss that is NaN or Inf, or weights under pruning-quantization, or at an epoch's end any
+            trained parameter; names epoch, step and layer.
         Interrupted: ``stop`` said so; epoch and step are saved.
         CheckpointError: a checkpoint that cannot be read or is another run's.
         DistributedError: processes whose weights differ.
@@ -323,7 +324,7 @@ def _end_epoch(
     measure: Measure | None,
     seconds: float,
 ) -> None:
-    """Measures, keeps the best, and checks that processes have not drifted apart."""
+    """Measures and keeps the best, where parameters are finite and processes have not drifted apart."""
     if not state.totals[2]:
         raise DataError(
             f"epoch {state.epoch}: expected at least one sample, got none; can the batches be iterated anew each epoch?"
@@ -331,6 +332,10 @@ def _end_epoch(
     if distributed.world_size() > 1:
         distributed.send_buffers(model)
         distributed.check_same(f"epoch {state.epoch}: sha256 of the weights", digest(model))
+    if (name := trained_not_finite(model)) is not None:
+        raise TrainingError(
+            f"epoch {state.epoch}, after step {state.step - 1}: expected finite parameters, got NaN or Inf in {name}"
+        )
     record = {"epoch": state.epoch, "seconds": seconds, **_figures(state.totals, measure, True)}
     if validate is not None:
         record["val_error"] = validate(model)

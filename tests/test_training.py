@@ -463,6 +463,43 @@ def test_weights_that_become_nan_are_named_with_their_step() -> None:
         clip_q(model, objective=objective)
 
 
+def nan_gradients(model: nn.Module, batch: Any) -> StepLoss:
+    """Of a loss that is finite: the root's slope at zero times zero."""
+    loss = cross_entropy()(model, batch)
+    return loss._replace(loss=loss.loss + (model[4].bias * 0).sum().sqrt())
+
+
+@pytest.mark.parametrize("train", [dense, clip_q])
+def test_parameters_that_the_last_step_leaves_nan_are_named(train: Callable[..., History]) -> None:
+    model, steps, measured = network(), iter(range(100)), []
+
+    def objective(model: nn.Module, batch: Any) -> StepLoss:
+        return (nan_gradients if next(steps) == 3 else cross_entropy())(model, batch)
+
+    with pytest.raises(TrainingError, match=r"^epoch 0, after step 3: expected finite parameters, got .* in 4\.bias$"):
+        train(model, objective=objective, measure=lambda epoch_ends: measured.append(epoch_ends) or {})
+    assert True not in measured
+
+
+def test_a_weight_that_the_last_step_leaves_nan_is_named_as_in_the_plain_network() -> None:
+    model, steps = network(), iter(range(100))
+
+    def objective(model: nn.Module, batch: Any) -> StepLoss:
+        loss = cross_entropy()(model, batch)
+        if next(steps) == 11:
+            model[0].parametrizations.weight.original.data[1, 2] = math.inf
+        return loss
+
+    with pytest.raises(TrainingError, match=r"epoch 2, after step 3: .* in 0\.weight$"):
+        clip_q(model, objective=objective)
+
+
+def test_a_frozen_parameter_may_be_infinite() -> None:
+    model = network()
+    model.register_parameter("mask", nn.Parameter(torch.tensor([0.0, -math.inf]), requires_grad=False))
+    assert len(dense(model).epochs) == CONFIG.epochs
+
+
 def test_a_step_is_not_saved_when_it_failed() -> None:
     """What is on the disk is the state before, from which another attempt can start."""
     store, steps = Store(), iter(range(100))
