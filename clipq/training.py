@@ -271,7 +271,8 @@ def _train_step(
         raise TrainingError(f"epoch {state.epoch}, step {state.step}: {error}") from error
     scaler.scale(loss * weight).backward()
     counts = 1.0 if weight else 0.0
-    sums = distributed.total([float(loss.detach()) * n * counts, float(n_wrong) * counts, n * counts])
+    samples = float(n) * counts  # n may be a tensor
+    sums = distributed.total([float(loss.detach()) * samples, float(n_wrong) * counts, samples])
     if not math.isfinite(sums[0]):
         found = distributed.gathered(first_not_finite(model, forward))
         raise TrainingError(

@@ -422,6 +422,16 @@ def test_figures_of_an_epoch_are_means_over_its_samples() -> None:
     assert history.steps == [{"step": 0, "lr": 0.01, "loss": 8.0, "error": 1.0, "end": 0.0}]
 
 
+def test_the_history_holds_plain_numbers_whatever_the_objective_gives() -> None:
+    def objective(model: nn.Module, batch: Any) -> StepLoss:
+        loss, n_wrong, n = cross_entropy()(model, batch)
+        return StepLoss(loss, n_wrong, torch.tensor(n))  # type: ignore[arg-type]
+
+    history = dense(network(), objective=objective)
+    assert {type(v) for record in history.steps + history.epochs for v in record.values()} == {int, float}
+    assert without_time(history) == without_time(dense(network()))
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_stops_before_the_update(value: float) -> None:
     model, states = network(), []
