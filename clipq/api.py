@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,7 +22,7 @@ from clipq import distributed
 from clipq.batch import inputs_and_labels
 from clipq.bits import Coder
 from clipq.conventions import Conventions
-from clipq.decode_sparse_quantized_net_v2 import decode_sparse_quantized_net_v2
+from clipq.decode_sparse_quantized_net_v2 import SOURCES, Source, decode_sparse_quantized_net_v2
 from clipq.encode_sparse_quantized_net_v2 import encode_sparse_quantized_net_v2, write_clipq
 from clipq.errors import DataError, ModelError, SettingError
 from clipq.held_state import is_expanded
@@ -111,8 +112,9 @@ def compress(
 
     Raises:
         ModelError: a network, a layer or a pattern that cannot be compressed as asked; nothing has been changed.
-        SettingError: options that exclude each other, or a metric that is no function or no error in [0, 1].
-        DataError: batches of unknown number, or none, or other ones for each of several processes.
+        SettingError: options that exclude each other or are of another type, or a metric that is no error in [0, 1].
+        DataError: batches of unknown number, or none, or other ones for each of several processes; targets without a
+            number.
         WeightError, TrainingError: weights, other parameters or a loss that are NaN or Inf.
     """
     if torch.is_inference_mode_enabled():
@@ -120,14 +122,17 @@ def compress(
     _exclude_each_other(search=search, settings=settings)
     _exclude_each_other(loss=loss, objective=objective)
     _all_functions(metric=metric, search_metric=search_metric, loss=loss, objective=objective)
+    _all_of_types(
+        train=(train, TrainConfig), conventions=(conventions, Conventions),
+        search=(SearchConfig() if search is None else search, SearchConfig),
+        settings=({} if settings is None else settings, Mapping),
+    )  # fmt: skip
+    _check_seed(seed)
     plain = plain_model(model)
     layers = compressible_layers(plain, include, exclude, types)
     check_state(plain)
     if train.epochs:
-        count_batches(loader)
-        _check_global(loader)
-        if not any(p.requires_grad for p in plain.parameters()):
-            raise ModelError("network: every parameter is frozen (requires_grad is False); expected train.epochs = 0")
+        _check_trainable(plain, loader)
     with modes_put_back(plain):
         seed_everything(seed)
         evaluations: list[Evaluation] = []
@@ -173,17 +178,18 @@ def save(
     return write_clipq(encode_sparse_quantized_net_v2(net, coder, conventions), path)
 
 
-def load(source: str | os.PathLike[str] | bytes) -> QuantizedNet:
+def load(source: Source) -> QuantizedNet:
     """The compressed network in a ``.clipq`` or ``.mat`` file, or in its bytes; no model is needed.
 
     Raises:
+        SettingError: neither a path nor bytes.
         ClipqFormatError: a subclass of it that says what is wrong with the file, and where.
         OSError: the file cannot be read.
     """
     return decode_sparse_quantized_net_v2(source)
 
 
-def load_into(model: Model, source: QuantizedNet | str | os.PathLike[str] | bytes) -> Model:
+def load_into(model: Model, source: QuantizedNet | Source) -> Model:
     """Loads a compressed network into ``model``, which stays on its device and in its types; gives ``model``.
 
     Raises:
@@ -192,7 +198,7 @@ def load_into(model: Model, source: QuantizedNet | str | os.PathLike[str] | byte
         ClipqFormatError, OSError: as ``load``.
     """
     plain = plain_model(model)
-    net = load(source) if isinstance(source, (str, os.PathLike, bytes)) else _network("load_into", source)
+    net = load(source) if isinstance(source, SOURCES) else _network("load_into", source)
     state = net.state_dict()
     own = plain.state_dict(keep_vars=True)
     faults = [f"missing in the file: {name}" for name in own if name not in state]
@@ -230,12 +236,34 @@ def _all_functions(**options: Any) -> None:
             raise SettingError(f"compress: {name}: expected a function, got {value!r}")
 
 
+def _all_of_types(**options: tuple[Any, type]) -> None:
+    """Each option with the type that it must have."""
+    for name, (value, kind) in options.items():
+        if not isinstance(value, kind):
+            raise SettingError(f"compress: {name}: expected a {kind.__name__}, got {value!r}")
+
+
+def _check_seed(seed: Any) -> None:
+    if not isinstance(seed, Integral) or seed < 0:
+        raise SettingError(f"compress: seed: expected a whole number >= 0, got {seed!r}")
+
+
+def _check_trainable(model: nn.Module, loader: Iterable[Any]) -> None:
+    count_batches(loader)
+    _check_global(loader)
+    if not any(p.requires_grad for p in model.parameters()):
+        raise ModelError("network: every parameter is frozen (requires_grad is False); expected train.epochs = 0")
+
+
 def _exclude_each_other(**options: Any) -> None:
     if all(value is not None for value in options.values()):
         raise SettingError(f"compress: expected one of {' and '.join(options)}, got both")
 
 
 def _given_settings(layers: Sequence[CompressibleLayer], given: Mapping[str, Theta]) -> dict[str, LayerSetting]:
+    strange = [key for key in given if not isinstance(key, str)]
+    if strange:
+        raise SettingError(f"settings: expected layer names or shell patterns as keys, got {strange[0]!r}")
     chosen, used = {}, set()
     for layer in layers:
         key = next((k for k in given if matches(layer.name, (k,))), None)
@@ -302,9 +330,21 @@ def _objective(loss: Callable[[Any, Any], torch.Tensor] | None) -> Objective | N
 
     def objective(model: nn.Module, batch: Any) -> StepLoss:
         x, y = inputs_and_labels(batch)
-        return StepLoss(loss(model(x), y), float("nan"), len(y))
+        n = _count(y)
+        return StepLoss(loss(model(x), y), float("nan"), n)
 
     return objective
+
+
+def _count(targets: Any) -> int:
+    """The samples of a batch."""
+    try:
+        return len(targets)
+    except TypeError:
+        kind = "a 0-d tensor" if isinstance(targets, torch.Tensor) else type(targets).__name__
+        raise DataError(
+            f"batch: expected targets with an entry a sample, got {kind}; give compress an objective instead of a loss"
+        ) from None
 
 
 def _check_global(loader: Iterable[Any]) -> None:

@@ -19,12 +19,14 @@ from clipq.byte_reader import CRC_SIZE, MAX_ELEMENTS_PER_BYTE, ByteReader
 from clipq.clipq_file import Container, LayerEntry, open_container
 from clipq.entropy.entropy_coder import decode_entropy
 from clipq.entropy.tensor_coder import read_tensor
+from clipq.errors import SettingError
 from clipq.matlab_net import is_matlab, read_mat
 from clipq.quantized_net import QuantizedLayer, QuantizedNet
 from clipq.relative_index import MAX_INDEX_BITS, RelativeIndex, expand
 from clipq.tensor_bytes import element_size, tensor_from_bytes
 
-Source = str | os.PathLike[str] | bytes
+Source = str | os.PathLike[str] | bytes | bytearray | memoryview
+SOURCES = (str, os.PathLike, bytes, bytearray, memoryview)
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ def decode_sparse_quantized_net_v2(source: Source) -> QuantizedNet:
     """The network in a file's path or bytes: ``.clipq``, or ``.mat`` as the contents tell.
 
     Raises:
+        SettingError: neither a path nor bytes.
         ClipqFormatError: a subclass of it (``clipq.byte_reader``, ``clipq.matlab_net``) that says what is wrong where.
         OSError: the file cannot be read.
     """
@@ -102,7 +105,9 @@ def inspect(source: Source) -> NetInfo:
 
 
 def _contents(source: Source) -> bytes:
-    return source if isinstance(source, bytes) else Path(source).read_bytes()
+    if not isinstance(source, SOURCES):
+        raise SettingError(f"compressed network: expected a path or bytes, got {type(source).__name__}")
+    return Path(source).read_bytes() if isinstance(source, (str, os.PathLike)) else bytes(source)
 
 
 def _decode_layer(container: Container, i: int) -> QuantizedLayer:

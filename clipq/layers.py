@@ -6,15 +6,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import chain
+from typing import TypeVar
 
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from clipq.errors import ModelError
+from clipq.errors import ModelError, SettingError
 from clipq.model_check import is_uninitialized
 from clipq.quantized_net import WEIGHT_DTYPES
 
+T = TypeVar("T")
 #: Modules whose weights are compressed unless the caller names other types: linear maps, and convolutions of any
 #: dimension and groups.  The projections of an attention are parameters of its own, not of a linear layer.
 DEFAULT_TYPES: tuple[type[nn.Module], ...] = (
@@ -57,10 +59,12 @@ def compressible_layers(
         attention or a recurrent layer, every parameter of two or more dimensions that is not a bias.
 
     Raises:
+        SettingError: patterns that are no strings, or types that are no classes.
         ModelError: a pattern that matches nothing, no layer at all, or a layer that cannot be compressed.
     """
-    include, exclude = _as_tuple(include), _as_tuple(exclude)
-    candidates = _candidates(model, types if isinstance(types, type) else tuple(types))
+    include = _as_tuple("include", include, str, "a shell pattern or several")
+    exclude = _as_tuple("exclude", exclude, str, "a shell pattern or several")
+    candidates = _candidates(model, _as_tuple("types", types, type, "a module class or several"))
     synonyms = _names_of_parameters(model)
     names = {
         name: synonyms.get(id(module._parameters.get(attribute)), [name])
@@ -93,13 +97,15 @@ def matches(name: str, patterns: Iterable[str]) -> bool:
     return any(n == p or fnmatchcase(n, p) for p in patterns for n in own)
 
 
-def _as_tuple(patterns: str | Iterable[str]) -> tuple[str, ...]:
-    return (patterns,) if isinstance(patterns, str) else tuple(patterns)
+def _as_tuple(name: str, given: T | Iterable[T], kind: type[T], expected: str) -> tuple[T, ...]:
+    """One or several of a kind, as an option has them."""
+    several = tuple(given) if isinstance(given, Iterable) and not isinstance(given, kind) else (given,)
+    if not all(isinstance(each, kind) for each in several):
+        raise SettingError(f"{name}: expected {expected}, got {given!r}")
+    return several
 
 
-def _candidates(
-    model: nn.Module, types: type[nn.Module] | tuple[type[nn.Module], ...]
-) -> Mapping[str, tuple[nn.Module, str]]:
+def _candidates(model: nn.Module, types: tuple[type[nn.Module], ...]) -> Mapping[str, tuple[nn.Module, str]]:
     """Weight name -> (module, attribute), for the modules of the given types; the first name of each module."""
     return {
         f"{name}.{attribute}".lstrip("."): (module, attribute)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from clipq.clipq_file import MAX_NAME_BYTES
 from clipq.errors import ModelError, SettingError
 from clipq.tensor_bytes import type_name
 
@@ -42,9 +43,12 @@ def check_state(model: nn.Module) -> None:
     """Refuses a network whose state dict a file cannot hold.
 
     Raises:
-        ModelError: an entry without values yet (lazy, or on the meta device), or one that is no dense tensor.
+        ModelError: an entry without values yet (lazy, or on the meta device), one that is no dense tensor, or with
+            a name that is too long.
     """
     for name, value in model.state_dict(keep_vars=True).items():
+        if (size := len(name.encode())) > MAX_NAME_BYTES:
+            raise ModelError(f"{name[:40]}...: expected a name of at most {MAX_NAME_BYTES} bytes, got {size}")
         if not isinstance(value, torch.Tensor):
             raise ModelError(f"{name}: expected a tensor, got {type(value).__name__}, which the file cannot hold")
         if is_uninitialized(value):

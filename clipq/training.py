@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from clipq import distributed
 from clipq.batch import inputs_and_labels, to_device
-from clipq.errors import ClipqError, DataError, Interrupted, SettingError, WeightError
+from clipq.errors import ClipqError, DataError, Interrupted, ModelError, SettingError, WeightError
 from clipq.held_state import copy_of_held, put_back
 from clipq.not_finite import first_not_finite, trained_not_finite
 from clipq.optimizer import build_optimizer, learning_rate, set_learning_rate
@@ -58,12 +58,15 @@ def cross_entropy(label_smoothing: float = 0.0) -> Objective:
 
     A model that gives a tuple in training has auxiliary classifiers after the first: their loss counts with the model's
     ``auxiliary_weight``, 1 if it has none.
+
+    Raises:
+        ModelError: from the objective, of a model that gives anything else.
     """
 
     def objective(model: nn.Module, batch: Any) -> StepLoss:
         x, y = inputs_and_labels(batch)
         outputs = model(x)
-        output, *auxiliary = outputs if isinstance(outputs, tuple) else (outputs,)
+        output, *auxiliary = _class_scores(outputs)
         loss = functional.cross_entropy(output, y, label_smoothing=label_smoothing)
         for head in auxiliary:
             weight = float(getattr(model, "auxiliary_weight", 1.0))
@@ -71,6 +74,17 @@ def cross_entropy(label_smoothing: float = 0.0) -> Objective:
         return StepLoss(loss, _n_wrong(output.detach(), y), len(y))
 
     return objective
+
+
+def _class_scores(outputs: Any) -> tuple[torch.Tensor, ...]:
+    several = outputs if isinstance(outputs, tuple) else (outputs,)
+    strange = [type(output).__name__ for output in several if not isinstance(output, torch.Tensor)]
+    if strange or not several:
+        raise ModelError(
+            f"network: expected class scores as a tensor or a tuple of tensors, got {', '.join(strange) or 'none'}; "
+            "any other output needs a loss or an objective of your own"
+        )
+    return several
 
 
 def _n_wrong(scores: torch.Tensor, y: torch.Tensor) -> torch.Tensor | float:

@@ -562,6 +562,18 @@ def with_nan() -> nn.Module:
         ({"settings": {"*": 0.5}}, SettingError, r"settings: \*: expected \(p, b\), got 0\.5"),
         ({"settings": {"*": (0.5, 9)}}, SettingError, "bits b"),
         ({"settings": {"*": (50, 3)}}, SettingError, "pruning rate p"),
+        ({"settings": [(0.5, 3)]}, SettingError, "settings: expected a Mapping, got"),
+        ({"settings": {0: (0.5, 3)}}, SettingError, "settings: expected layer names or shell patterns as keys, got 0"),
+        ({"settings": None, "search": {}}, SettingError, r"search: expected a SearchConfig, got \{\}"),
+        ({"train": {"epochs": 1}}, SettingError, "train: expected a TrainConfig, got {'epochs': 1}"),
+        ({"train": None}, SettingError, "train: expected a TrainConfig, got None"),
+        ({"conventions": "paper"}, SettingError, "conventions: expected a Conventions, got 'paper'"),
+        ({"seed": -1}, SettingError, "seed: expected a whole number >= 0, got -1"),
+        ({"seed": 1.5}, SettingError, r"seed: expected a whole number >= 0, got 1\.5"),
+        ({"include": None}, SettingError, "include: expected a shell pattern or several, got None"),
+        ({"exclude": [4]}, SettingError, r"exclude: expected a shell pattern or several, got \[4\]"),
+        ({"types": "Linear"}, SettingError, "types: expected a module class or several, got 'Linear'"),
+        ({"types": [nn.Linear, nn.ReLU()]}, SettingError, "types: expected a module class or several, got"),
         ({"include": "fc*"}, ModelError, "fc"),
         ({"model": with_nan()}, WeightError, r"4\.weight.*NaN"),
         ({"model": nn.DataParallel(classifier())}, ModelError, r"DataParallel.*\.module"),
@@ -615,6 +627,13 @@ def test_a_metric_may_be_an_object_that_counts_as_false() -> None:
     assert result.history.epochs[0]["val_error"] == 0.2
 
 
+class OfMany(nn.Linear):
+    """Its outputs are a dict, as many language models' are."""
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:  # type: ignore[override]
+        return {"logits": super().forward(x)}
+
+
 X, Y = data(4).tensors
 
 
@@ -627,11 +646,14 @@ X, Y = data(4).tensors
         ((X, Y), {"objective": lambda model, batch: model(batch[0]).mean()}, SettingError, "StepLoss.*, got Tensor"),
         ((X, Y), {"loss": nn.CrossEntropyLoss(reduction="none")}, SettingError, r"a scalar, .* got shape \[4\]"),
         ((X, Y), {"objective": lambda model, batch: StepLoss(model(X).mean(), 0, 0)}, SettingError, "of 0"),
+        ((X, None), {"loss": nn.MSELoss()}, DataError, "targets with an entry a sample, got NoneType"),
+        ((X, Y[0]), {"loss": lambda out, y: out.mean() * y}, DataError, "an entry a sample, got a 0-d tensor"),
+        ((X, Y), {"model": OfMany(6, 2)}, ModelError, "class scores .*, got dict; .* a loss or an objective"),
     ],
 )  # fmt: skip
 def test_what_a_step_cannot_use_is_named(batch: object, change: dict, error: type, message: str) -> None:
     with pytest.raises(error, match=message):
-        clipq.compress(classifier(), [batch], None, settings=ALL, train=SHORT, **change)
+        clipq.compress(**{"model": classifier(), "loader": [batch], "metric": None, "settings": ALL, **change})
 
 
 def test_a_measurement_in_another_thread_does_not_hold_the_weights_that_are_trained() -> None:
@@ -695,8 +717,20 @@ def test_codes_and_levels_come_out_of_a_file_without_a_model(net: clipq.Quantize
     assert layer.codes.dtype == np.uint8 and layer.codes.max() <= 7
     weights = np.concatenate([[0], layer.levels]).astype(np.float32)[layer.codes]
     assert np.array_equal(weights, net.state_dict()["0.weight"].numpy())
-    from_bytes = clipq.load((tmp_path / "net.clipq").read_bytes())
-    assert np.array_equal(from_bytes.layers[0].codes, layer.codes)
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+def test_a_file_may_be_given_as_its_bytes(net: clipq.QuantizedNet, tmp_path: Path, kind: type) -> None:
+    clipq.save(net, tmp_path / "net.clipq")
+    source = kind((tmp_path / "net.clipq").read_bytes())
+    assert np.array_equal(clipq.load(source).layers[0].codes, net.layers[0].codes)
+    assert torch.equal(clipq.load_into(classifier(3), source)[0].weight, net.state_dict()["0.weight"])
+
+
+def test_what_is_neither_a_path_nor_bytes_is_no_file(net: clipq.QuantizedNet) -> None:
+    for source, kind in ((3, "int"), (None, "NoneType"), (net, "QuantizedNet")):
+        with pytest.raises(SettingError, match=f"expected a path or bytes, got {kind}"):
+            clipq.load(source)  # type: ignore[arg-type]
 
 
 def test_a_net_that_does_not_fit_names_every_entry_and_loads_nothing(net: clipq.QuantizedNet) -> None:

@@ -277,6 +277,7 @@ class Counted(nn.Linear):
         (nn.LazyBatchNorm1d(), "1.weight: not initialized"),
         (nn.LayerNorm(2, device="meta"), "1.weight.*meta"),
         (Counted(2, 2), "1._extra_state: expected a tensor, got dict"),
+        (nn.ModuleDict({"é" * 600: nn.Linear(2, 2)}), "1.é*...: expected a name of at most 1024 bytes, got 1209"),
     ],
 )
 def test_a_state_that_the_file_cannot_hold_is_refused(extra: nn.Module, message: str) -> None:
