@@ -143,6 +143,31 @@ def test_a_stranger_is_captured_and_its_reading_found(tmp_path: Path) -> None:
     assert [capture.passed for capture in captures(tmp_path / "out")] == [True, True, True]
 
 
+def test_what_a_copy_calls_like_an_input_replaces_none(tmp_path: Path) -> None:
+    """Neither a layer's blob, settings or name, nor what was given to the encoder."""
+    own = "'W', 7, 'p', 7, 'b', 7, 'name', 'own', 'shape', 7, 'levels', -[7 7 7], 'quantized', Wq"
+    coded = "'gaps', net.layers.gaps, 'codes', 7, 'levels', 7, 'b', 7, 'dtype', 'own'"
+    statement = stranger(tmp_path)
+    config = tmp_path / "stranger_config.m"
+    text = config.read_text(encoding="utf-8")
+    text = text.replace("'quantized', Wq, 'levels', levels", own).replace("'gaps', net.layers.gaps", coded)
+    config.write_text(text, encoding="utf-8")
+    run_octave(ROOT / "capture", statement + ")")
+    for name, given in {
+        "ws_learn_one_layer": ("name", "W", "shape", "p", "b"),
+        "encode_sparse_quantized_net_v2": ("shape", "dtype", "b", "codes", "levels"),
+    }.items():
+        stored = {case["name"]: case for case in load_mat(INPUTS / f"{name}.mat")["cases"]}
+        captured = [c for c in load_mat(tmp_path / "out" / f"{name}.mat")["cases"] if c["name"] in stored]
+        assert captured
+        for case in captured:
+            for field in given:
+                expected = np.ravel(stored[case["name"]][field], order="F")
+                np.testing.assert_array_equal(np.ravel(case[field], order="F"), expected)
+    layers = load_mat(tmp_path / "out" / "ws_learn_one_layer.mat")["cases"]
+    assert all(case["levels"].ravel().tolist() == [-7.0] * 3 for case in layers)
+
+
 def test_a_capture_that_decodes_otherwise_fails(tmp_path: Path) -> None:
     run_octave(ROOT / "capture", stranger(tmp_path, damage=" * 1.5") + ")")
     by_file = {capture.text.split(":")[0]: capture for capture in captures(tmp_path / "out")}

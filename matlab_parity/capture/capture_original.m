@@ -43,8 +43,8 @@ function capture_layer(cfg, in_folder, out_folder, further_inputs)
   if ~isempty(further_inputs)
     files{end + 1} = further_inputs;
   end
-  cases = struct('name', {}, 'W', {}, 'shape', {}, 'p', {}, 'b', {}, ...
-                 'quantized', {}, 'codes', {}, 'levels', {}, 'c_neg', {}, 'c_pos', {});
+  outputs = {'quantized', 'codes', 'levels', 'c_neg', 'c_pos'};
+  cases = no_cases([{'name', 'W', 'shape', 'p', 'b'}, outputs]);
   for i = 1:numel(files)
     stored = load(files{i});
     for j = 1:numel(stored.cases)
@@ -58,7 +58,7 @@ function capture_layer(cfg, in_folder, out_folder, further_inputs)
         fprintf('left out: %s: %s\n', input.name, problem.message);
         continue
       end
-      cases(end + 1) = joined(cases, input, output); %#ok<AGROW>
+      cases(end + 1) = joined(cases, input, output, outputs); %#ok<AGROW>
     end
   end
   finish(cases, fullfile(out_folder, 'ws_learn_one_layer.mat'), ...
@@ -66,8 +66,8 @@ function capture_layer(cfg, in_folder, out_folder, further_inputs)
 end
 
 function capture_encoder(cfg, in_folder, out_folder)
-  cases = struct('name', {}, 'shape', {}, 'dtype', {}, 'b', {}, 'codes', {}, 'levels', {}, ...
-                 'index_bits', {}, 'gaps', {}, 'entry_codes', {}, 'bits', {});
+  outputs = {'index_bits', 'gaps', 'entry_codes', 'bits'};
+  cases = no_cases([{'name', 'shape', 'dtype', 'b', 'codes', 'levels'}, outputs]);
   inputs = codec_inputs(in_folder);
   for i = 1:numel(inputs)
     try
@@ -76,14 +76,14 @@ function capture_encoder(cfg, in_folder, out_folder)
       fprintf('left out: %s: %s\n', inputs(i).name, problem.message);
       continue
     end
-    cases(end + 1) = joined(cases, inputs(i), output); %#ok<AGROW>
+    cases(end + 1) = joined(cases, inputs(i), output, outputs); %#ok<AGROW>
   end
   finish(cases, fullfile(out_folder, 'encode_sparse_quantized_net_v2.mat'), ...
          {'fixtures/inputs/encode_sparse_quantized_net_v2.mat'});
 end
 
 function capture_decoder(cfg, in_folder, out_folder)
-  cases = struct('name', {}, 'shape', {}, 'dtype', {}, 'b', {}, 'codes', {}, 'levels', {}, 'W', {});
+  cases = no_cases({'name', 'shape', 'dtype', 'b', 'codes', 'levels', 'W'});
   inputs = codec_inputs(in_folder);
   for i = 1:numel(inputs)
     try
@@ -92,7 +92,7 @@ function capture_decoder(cfg, in_folder, out_folder)
       fprintf('left out: %s: %s\n', inputs(i).name, problem.message);
       continue
     end
-    cases(end + 1) = joined(cases, inputs(i), struct()); %#ok<AGROW>
+    cases(end + 1) = joined(cases, inputs(i), struct(), {}); %#ok<AGROW>
   end
   finish(cases, fullfile(out_folder, 'decode_sparse_quantized_net_v2.mat'), ...
          {'fixtures/inputs/encode_sparse_quantized_net_v2.mat'});
@@ -120,16 +120,22 @@ function found = is_new(cases, input)
   end
 end
 
-function element = joined(cases, input, output)
-% An element with the fields of cases: from output, else from input, else empty.
+function cases = no_cases(names)
+% A struct array of no elements with these fields.
+  cases = cell2struct(cell(numel(names), 0), names, 1);
+end
+
+function element = joined(cases, input, output, outputs)
+% An element with the fields of cases: those named in outputs from output, all others from input; empty where missing.
   names = fieldnames(cases);
   for i = 1:numel(names)
-    if isfield(output, names{i})
-      element.(names{i}) = output.(names{i});
-    elseif isfield(input, names{i})
-      element.(names{i}) = input.(names{i});
-    else
-      element.(names{i}) = [];
+    source = input;
+    if any(strcmp(names{i}, outputs))
+      source = output;
+    end
+    element.(names{i}) = [];
+    if isfield(source, names{i})
+      element.(names{i}) = source.(names{i});
     end
   end
 end
