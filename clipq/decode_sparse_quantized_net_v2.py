@@ -20,7 +20,8 @@ from clipq.clipq_file import Container, LayerEntry, open_container
 from clipq.entropy.entropy_coder import decode_entropy
 from clipq.entropy.tensor_coder import read_tensor
 from clipq.errors import SettingError
-from clipq.matlab_net import is_matlab, read_mat
+from clipq.mat_format import is_matlab
+from clipq.matlab_net import read_mat
 from clipq.quantized_net import QuantizedLayer, QuantizedNet
 from clipq.relative_index import MAX_INDEX_BITS, RelativeIndex, expand
 from clipq.tensor_bytes import element_size, tensor_from_bytes

@@ -32,6 +32,7 @@ from clipq.atomic_file import write_bytes
 from clipq.bits import choose_index_bits
 from clipq.conventions import Conventions
 from clipq.errors import ClipqError, ClipqFormatError, SettingError
+from clipq.mat_format import MAT5, other_format
 from clipq.quantized_net import LayerSetting, QuantizedLayer, QuantizedNet
 from clipq.relative_index import MAX_INDEX_BITS, RelativeIndex, expand, relative_index
 from clipq.tensor_bytes import TYPE_NAMES, element_size, tensor_from_bytes, tensor_to_bytes, type_name
@@ -40,8 +41,6 @@ VERSION = 1
 MAX_WEIGHTS = 2**32
 #: A layer has at most this many weights for each byte of the file, so that a small file cannot ask for much memory.
 MAX_WEIGHTS_PER_BYTE = 1 << 16
-_MAT5 = b"MATLAB 5.0 MAT-file"
-_OTHER_STARTS = (b"MATLAB ", b"\x89HDF\r\n", b"# Created by Octave")
 _BITS_ONLY = ("float16", "bfloat16", "float8_e4m3fn", "float8_e5m2")
 _LAYER_FIELDS = ("name", "shape", "dtype", "b", "index_bits", "n_weights", "gaps", "codes", "levels")
 _TENSOR_FIELDS = ("name", "shape", "dtype", "value")
@@ -50,11 +49,6 @@ _ALIAS_FIELDS = ("name", "target")
 
 class MatlabStructError(ClipqFormatError):
     """A ``.mat`` file that cannot be read, or that lacks the struct of an encoded network; names the field."""
-
-
-def is_matlab(data: bytes) -> bool:
-    """Whether these bytes are a MATLAB or Octave file of whatever version."""
-    return data.startswith(_OTHER_STARTS)
 
 
 def write_mat(net: QuantizedNet, path: str | os.PathLike[str], conventions: Conventions | None = None) -> int:
@@ -88,8 +82,9 @@ def read_mat(data: bytes) -> QuantizedNet:
     Raises:
         MatlabStructError: another format of file, or a field that is missing or contradicts the others.
     """
-    if not data.startswith(_MAT5):
-        raise MatlabStructError(f"expected a file of MATLAB's save -v7, got one that starts with {data[:19]!r}")
+    if not data.startswith(MAT5):
+        got = other_format(data) or f"one that starts with {data[:19]!r}"
+        raise MatlabStructError(f"expected a file of MATLAB's save -v7, got {got}")
     try:
         variables = scipy.io.loadmat(io.BytesIO(data), variable_names=["net"], chars_as_strings=True)
     except Exception as fault:  # scipy raises what its parser happens to hit

@@ -22,6 +22,7 @@ from scipy.io.matlab import MatReadError, mat_struct
 
 from clipq.atomic_file import write_bytes
 from clipq.errors import ClipqError
+from clipq.mat_format import other_format
 
 #: A case: variable name -> NumPy array, str, or (for a struct) a nested case.
 Case = dict[str, Any]
@@ -55,8 +56,7 @@ def load_mat(path: Path) -> Case:
     Raises:
         FixtureError: no such file, not a ``.mat`` file of level 5 that can be read, or complex numbers in it.
     """
-    if not path.is_file():
-        raise FixtureError(f"{path}: expected a .mat file, there is none")
+    _check_format(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", ComplexWarning)
@@ -67,8 +67,6 @@ def load_mat(path: Path) -> Case:
         found = [_complex_in(_plain(value), name) for name, value in uncast.items() if not name.startswith("__")]
         where = next(filter(None, found))
         raise FixtureError(f"{path}: variable {where}: expected real numbers, got complex ones") from error
-    except NotImplementedError as error:
-        raise FixtureError(f"{path}: expected a .mat file saved with -v7, got a newer version (-v7.3)") from error
     except (ValueError, TypeError, OSError, MatReadError, EOFError, KeyError, IndexError, MemoryError) as error:
         raise FixtureError(f"{path}: expected a .mat file, it cannot be read: {error}") from error
     except Exception as error:  # zlib.error and SciPy's bare exceptions on damaged bytes
@@ -178,6 +176,19 @@ def matlab_size(value: Any) -> tuple[int, ...]:
     if isinstance(value, np.ndarray):
         return value.shape
     return (1, len(value)) if isinstance(value, (str, list)) else (1, 1)
+
+
+def _check_format(path: Path) -> None:
+    """Raise FixtureError where there is no file, or one of a format that is not read."""
+    if not path.is_file():
+        raise FixtureError(f"{path}: expected a .mat file, there is none")
+    try:
+        with path.open("rb") as file:
+            other = other_format(file.read(32))
+    except OSError as error:
+        raise FixtureError(f"{path}: expected a .mat file, it cannot be read: {error}") from error
+    if other:
+        raise FixtureError(f"{path}: expected a .mat file in the format of save -v7, got {other}; save it with -v7")
 
 
 def _fits(size: tuple[int, ...], expected: tuple[int, ...]) -> bool:

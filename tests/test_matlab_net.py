@@ -135,7 +135,9 @@ def test_two_of_one_name_are_refused(field: str, row: dict[str, object]) -> None
     ("data", "message"),
     [
         (b"MATLAB 7.3 MAT-file, Platform: GLNXA64", "save -v7"),
-        (b"# Created by Octave 7.3.0", "save -v7"),
+        (b"# Created by Octave 7.3.0", "save -v7, got Octave's text format"),
+        (b"Octave-1-L\0", "save -v7, got Octave's format -binary"),
+        (b"\x89HDF\r\n\x1a\n", "save -v7, got HDF5"),
         (b"MATLAB 5.0 MAT-file" + bytes(200), "damaged|variable net"),
         (_saved({"format": "other"}), "version|format"),
         (_saved({"format": "clipq", "version": 1.0}), "expected a field layers"),

@@ -64,6 +64,21 @@ def test_what_is_no_mat_file_is_refused(tmp_path: Path, content: bytes) -> None:
         load_mat(tmp_path / "no.mat")
 
 
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        (b"# Created by Octave 7.3.0, Thu Jan 01 00:00:00 2026 UTC <me@here>\n# name: x\n", "Octave's text format"),
+        (b"Octave-1-L\0\1\0\0\0x" + bytes(200), "Octave's format -binary"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(600), "HDF5, Octave's format -hdf5"),
+        (b"MATLAB 7.3 MAT-file, Platform: GLNXA64".ljust(124) + b"\0\2IM" + bytes(600), "MATLAB's format -v7.3"),
+    ],
+)
+def test_a_format_that_is_not_read_is_named_and_which_is(tmp_path: Path, content: bytes, named: str) -> None:
+    (tmp_path / "other.mat").write_bytes(content)
+    with pytest.raises(FixtureError, match=rf"other\.mat: expected .* save -v7, got {named}.*; save it with -v7"):
+        load_mat(tmp_path / "other.mat")
+
+
 def test_a_missing_file_and_a_missing_variable_are_named(tmp_path: Path) -> None:
     with pytest.raises(FixtureError, match=r"none\.mat: expected a \.mat file, there is none"):
         load_mat(tmp_path / "none.mat")

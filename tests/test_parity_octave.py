@@ -19,7 +19,7 @@ from matlab_parity.infer import infer
 from matlab_parity.infer_report import write_probes
 from matlab_parity.layer_inputs import LAYER_FIELDS, LayerInput, conventions_struct, settings_of
 from matlab_parity.make_inputs import layer_case
-from matlab_parity.mat_files import load_mat, save_cases
+from matlab_parity.mat_files import FixtureError, load_mat, save_cases
 from matlab_parity.paths import COLLECTORS, INPUTS, RECONSTRUCTED, REFERENCE, ROOT
 
 pytestmark = pytest.mark.skipif(not octave_is_there(), reason="octave-cli (GNU Octave 6 or later) is not on the PATH")
@@ -191,3 +191,10 @@ def test_octave_reads_what_save_cases_writes(tmp_path: Path) -> None:
     np.testing.assert_array_equal(first["W"], cases[0]["W"])
     assert (first["name"], first["n"].item(), first["s"]["t"]) == ("a", 2.5, "text")
     assert (second["name"], second["W"].shape) == ("bc", (0, 3))
+
+
+@pytest.mark.parametrize(("option", "named"), [("", "text"), ("-hdf5", "HDF5"), ("-binary", "-binary")])
+def test_octaves_other_formats_are_named(tmp_path: Path, option: str, named: str) -> None:
+    run_octave(tmp_path, f"x = 1; save {option} x.mat x")
+    with pytest.raises(FixtureError, match=rf"x\.mat: expected .*, got .*{named}.*; save it with -v7"):
+        load_mat(tmp_path / "x.mat")

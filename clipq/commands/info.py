@@ -11,7 +11,7 @@ from pathlib import Path
 from clipq.commands import naming
 from clipq.decode_sparse_quantized_net_v2 import LayerInfo, NetInfo, inspect
 from clipq.errors import SettingError
-from clipq.matlab_net import is_matlab
+from clipq.mat_format import is_matlab
 from clipq.quantized_net import WEIGHT_DTYPES
 from clipq.text_table import Table
 
