@@ -43,7 +43,7 @@ class Var:
 
 FLOAT = ("double", "single")
 NUMERIC = (*FLOAT, *(f"{sign}int{size}" for sign in ("", "u") for size in (8, 16, 32, 64)))
-NUMBER = Var(("double", "single", "uint8", "int32"), (1, 1))
+NUMBER = Var(NUMERIC, (1, 1))
 TEXT = Var(("char",))
 STRUCT = Var(("struct",), (1, 1))
 ROW = Var(("double",), (1, -1))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +16,19 @@ from clipq.quantized_net import LayerSetting, QuantizedLayer
 from clipq.relative_index import MAX_INDEX_BITS, entry_counts, relative_index, zero_runs
 from matlab_parity.codec_parity import LAYER_SCHEMA, layer_of
 from matlab_parity.layer_inputs import LAYER_FIELDS, LayerInput
-from matlab_parity.mat_files import FLOAT, NUMBER, NUMERIC, Case, FixtureError, Var, check_case, load_mat, scalar, whole
+from matlab_parity.mat_files import (
+    FLOAT,
+    NUMBER,
+    NUMERIC,
+    Case,
+    FixtureError,
+    Var,
+    check_case,
+    load_mat,
+    matlab_size,
+    scalar,
+    whole,
+)
 from matlab_parity.probes import learn
 
 #: Another implementation may sum in single precision and need not round its levels to it: of the largest weight, or of
@@ -121,6 +134,7 @@ def _cases(path: Path) -> list[tuple[Case, str]]:
 
 
 def _layer_observation(case: Case, where: str) -> Observation:
+    case = {name: value for name, value in case.items() if not _not_known(name, value)}
     check_case(case, LAYER_SCHEMA_IN, where)
     W, p, b = case["W"].ravel(order="F"), scalar(case["p"]), whole(case["b"], f"{where}.b")
     try:
@@ -129,17 +143,22 @@ def _layer_observation(case: Case, where: str) -> Observation:
         raise FixtureError(f"{where}: {error}") from error
     if n_bad := int((~np.isfinite(W)).sum()):
         raise FixtureError(f"{where}.W: expected finite weights, got {n_bad} of {W.size} that are NaN or Inf")
-    layer = LayerInput(str(case.get("name", "the case")), W, p, b)
+    layer = LayerInput(case.get("name", where.rpartition(": ")[2].removeprefix("variable ")), W, p, b)
     sizes = {"quantized": W.size, "codes": W.size, "levels": 2**layer.b - 1, "c_neg": 1, "c_pos": 1}
     outputs = {}
     for name, size in sizes.items():
         value = case.get(name)
-        if value is None or (value.size == 0 and name != "quantized"):
+        if value is None:
             continue
         if value.size != size:
             raise FixtureError(f"{where}.{name}: expected {size} elements, got {value.size}")
         outputs[name] = value.ravel(order="F")
     return layer_observation(layer, outputs)
+
+
+def _not_known(name: str, value: Any) -> bool:
+    """Whether this is an optional variable that is empty."""
+    return name in LAYER_SCHEMA_IN and LAYER_SCHEMA_IN[name].optional and 0 in matlab_size(value)
 
 
 def _codec_observation(case: Case, given: Sequence[str], where: str) -> Observation:

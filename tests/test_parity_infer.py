@@ -283,6 +283,20 @@ def test_what_is_wrong_in_a_file_is_named(grid: list[Case], tmp_path: Path, chan
         infer(tmp_path / "bad.mat")
 
 
+@pytest.mark.parametrize("kind", ["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"])
+def test_bits_may_be_of_any_integer_type(grid: list[Case], tmp_path: Path, kind: str) -> None:
+    case = outputs_of(grid, 0, OUTPUTS)[0]
+    save_cases(tmp_path / "b.mat", [{**case, "b": case["b"].astype(kind)}])
+    assert EVERY[0] in infer(tmp_path / "b.mat").survivors
+
+
+def test_an_empty_name_is_no_name(grid: list[Case], tmp_path: Path) -> None:
+    cases = outputs_of(grid, 0, OUTPUTS)[:3]
+    names = (np.zeros((0, 0)), "", "third")
+    save_cases(tmp_path / "x.mat", [{**case, "name": name} for case, name in zip(cases, names, strict=True)])
+    assert infer(tmp_path / "x.mat").observations == ("cases(1)", "cases(2)", "third")
+
+
 def test_a_file_without_cases_is_refused(tmp_path: Path) -> None:
     import scipy.io
 
