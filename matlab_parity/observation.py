@@ -141,8 +141,8 @@ def _layer_observation(case: Case, where: str) -> Observation:
         LayerSetting(p, b)
     except SettingError as error:
         raise FixtureError(f"{where}: {error}") from error
-    if n_bad := int((~np.isfinite(W)).sum()):
-        raise FixtureError(f"{where}.W: expected finite weights, got {n_bad} of {W.size} that are NaN or Inf")
+    for name in ("W", "quantized"):
+        _check_finite(case[name], f"{where}.{name}")
     layer = LayerInput(case.get("name", where.rpartition(": ")[2].removeprefix("variable ")), W, p, b)
     sizes = {"quantized": W.size, "codes": W.size, "levels": 2**layer.b - 1, "c_neg": 1, "c_pos": 1}
     outputs = {}
@@ -154,6 +154,11 @@ def _layer_observation(case: Case, where: str) -> Observation:
             raise FixtureError(f"{where}.{name}: expected {size} elements, got {value.size}")
         outputs[name] = value.ravel(order="F")
     return layer_observation(layer, outputs)
+
+
+def _check_finite(weights: np.ndarray, where: str) -> None:
+    if n_bad := int((~np.isfinite(weights)).sum()):
+        raise FixtureError(f"{where}: expected finite weights, got {n_bad} of {weights.size} that are NaN or Inf")
 
 
 def _not_known(name: str, value: Any) -> bool:

@@ -274,6 +274,7 @@ def test_an_encoder_of_fewest_bits_is_understood(
         ({"codes": {"a": 1.0}}, r"cases\(1\)\.codes: expected double .*, got struct"),
         ({"levels": np.array([[np.zeros(1)]], object)}, r"cases\(1\)\.levels: expected double .*, got cell"),
         ({"W": np.full(25, np.nan)}, r"cases\(1\)\.W: expected finite weights, got 25 of 25"),
+        ({"quantized": np.r_[np.zeros(24), np.nan]}, r"cases\(1\)\.quantized: expected finite weights, got 1 of 25"),
     ],
 )
 def test_what_is_wrong_in_a_file_is_named(grid: list[Case], tmp_path: Path, change: Case, message: str) -> None:
