@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,16 +145,26 @@ def _layer_observation(case: Case, where: str) -> Observation:
     for name in ("W", "quantized"):
         _check_finite(case[name], f"{where}.{name}")
     layer = LayerInput(case.get("name", where.rpartition(": ")[2].removeprefix("variable ")), W, p, b)
-    sizes = {"quantized": W.size, "codes": W.size, "levels": 2**layer.b - 1, "c_neg": 1, "c_pos": 1}
-    outputs = {}
-    for name, size in sizes.items():
-        value = case.get(name)
-        if value is None:
-            continue
-        if value.size != size:
-            raise FixtureError(f"{where}.{name}: expected {size} elements, got {value.size}")
-        outputs[name] = value.ravel(order="F")
-    return layer_observation(layer, outputs)
+    sizes = {"quantized": case["W"].shape, "codes": case["W"].shape, "levels": (2**b - 1,), "c_neg": (), "c_pos": ()}
+    given = {name: size for name, size in sizes.items() if name in case}
+    for name, size in given.items():
+        _check_size(case[name], size, f"{where}.{name}")
+    return layer_observation(layer, {name: case[name].ravel(order="F") for name in given})
+
+
+def _check_size(value: np.ndarray, size: tuple[int, ...], where: str) -> None:
+    """Raise FixtureError unless ``(:)`` gives as many elements as of ``size``, and in the same order.
+
+    Axes of length 1 change no order; of a vector it is known.
+    """
+    n, expected, got = math.prod(size), _long_axes(size), _long_axes(value.shape)
+    if value.size != n or (n and len(expected) > 1 < len(got) and got != expected):
+        as_array = f", as {' x '.join(map(str, size))} or as a vector" if len(expected) > 1 else ""
+        raise FixtureError(f"{where}: expected {n} elements{as_array}, got {' x '.join(map(str, value.shape))}")
+
+
+def _long_axes(shape: tuple[int, ...]) -> list[int]:
+    return [n for n in shape if n != 1]
 
 
 def _check_finite(weights: np.ndarray, where: str) -> None:

@@ -20,7 +20,7 @@ from matlab_parity.codec_parity import ENCODED_SCHEMA
 from matlab_parity.compare import main
 from matlab_parity.infer import infer, infer_layer
 from matlab_parity.infer_report import infer_json, infer_lines, write_probes
-from matlab_parity.layer_inputs import LAYER_FIELDS, settings_of
+from matlab_parity.layer_inputs import LAYER_FIELDS, LayerInput, settings_of
 from matlab_parity.layer_parity import GRID_SCHEMA
 from matlab_parity.mat_files import Case, FixtureError, from_matlab, load_cases, save_cases
 from matlab_parity.observation import layer_observation
@@ -261,7 +261,7 @@ def test_an_encoder_of_fewest_bits_is_understood(
     ("change", "message"),
     [
         ({"quantized": None}, r"cases\(1\)\.quantized: missing"),
-        ({"quantized": np.zeros(3)}, r"cases\(1\)\.quantized: expected 25 elements, got 3"),
+        ({"quantized": np.zeros(3)}, r"cases\(1\)\.quantized: expected 25 elements, got 1 x 3"),
         ({"levels": np.zeros(4, np.float32)}, r"cases\(1\)\.levels: expected"),
         ({"W": np.zeros(25, np.int8)}, r"cases\(1\)\.W: expected double or single, got int8"),
         ({"p": np.zeros((1, 2))}, r"cases\(1\)\.p: expected size 1 x 1, got 1 x 2"),
@@ -282,6 +282,20 @@ def test_what_is_wrong_in_a_file_is_named(grid: list[Case], tmp_path: Path, chan
     save_cases(tmp_path / "bad.mat", [{key: value for key, value in case.items() if value is not None}])
     with pytest.raises(FixtureError, match=r"bad\.mat: variable " + message):
         infer(tmp_path / "bad.mat")
+
+
+@pytest.mark.parametrize("output", ["quantized", "codes"])
+def test_a_transposed_output_is_refused_and_a_vector_is_not(tmp_path: Path, output: str) -> None:
+    W = np.random.default_rng(3).normal(size=(3, 4))
+    result = learn(LayerInput("x", W, 0.4, 3), Conventions())
+    case = {"W": W, "p": 0.4, "b": 3.0, "quantized": result.quantized, "codes": result.codes}
+    for value in (case[output], case[output].reshape(1, -1, order="F"), case[output].reshape(-1, 1, order="F")):
+        save_cases(tmp_path / "x.mat", [{**case, output: value}])
+        assert Conventions() in infer(tmp_path / "x.mat").survivors
+    save_cases(tmp_path / "x.mat", [{**case, output: case[output].T}])
+    message = rf"x\.mat: .*\.{output}: expected 12 elements, as 3 x 4 or as a vector, got 4 x 3"
+    with pytest.raises(FixtureError, match=message):
+        infer(tmp_path / "x.mat")
 
 
 @pytest.mark.parametrize("kind", ["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"])
