@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from threading import Timer
+from collections.abc import Callable
 from typing import TypeVar
 
+from clipq.patience import patience
+
 T = TypeVar("T")
-#: Who waits longer than this, in seconds, is told why.
-_PATIENCE = 3.0
 _COMPILING = "clipq compiles kernels for this machine; the compiler keeps them for the next time"
 
 
@@ -21,7 +18,7 @@ def unless_it_fails(proved: Callable[[], T | None], without: str) -> T | None:
     without: what the warning says is done instead.
     """
     try:
-        with _patience():
+        with patience(_COMPILING):
             found = proved()
         reason = None if found else "they give other results"
     except ImportError:
@@ -31,15 +28,3 @@ def unless_it_fails(proved: Callable[[], T | None], without: str) -> T | None:
     if reason:
         warnings.warn(f"{without}: {reason}", stacklevel=3)
     return found
-
-
-@contextmanager
-def _patience() -> Iterator[None]:
-    """Says what goes on while this takes long."""
-    timer = Timer(_PATIENCE, logging.getLogger("clipq").warning, [_COMPILING])
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()

@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from clipq.conventions import Conventions
+from clipq.patience import patience
 from matlab_parity.layer_inputs import LAYER_FIELDS, LayerInput, settings_of
 from matlab_parity.observation import CODEC_OUTPUTS, Observation, read_observations
-from matlab_parity.probes import OUTPUTS, candidates, search, split
+from matlab_parity.probes import OUTPUTS, candidates, learn, search
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,15 +81,18 @@ def infer_layer(observations: Sequence[Observation], seed: int = 0) -> Inference
         return found
     seen = [n for n in OUTPUTS if all(n in o.outputs and not np.isnan(o.outputs[n]).any() for o in observations)]
     rng = np.random.default_rng(seed)
-    probes, groups = search(found.survivors, seen, rng, tries=4, patience=3)
-    needed = {tuple(group): _needed(group, rng) for group in groups if len(group) > 1}
+    with patience(f"matlab_parity looks for inputs that tell {len(found.survivors)} readings apart"):
+        probes, groups = search(found.survivors, seen, rng, tries=4, patience=3)
+        inputs = list(islice(candidates(rng), 24))
+        needed = {tuple(group): _needed(group, inputs) for group in groups if len(group) > 1}
     return replace(found, probes=tuple(probes), groups=tuple(map(tuple, groups)), needed=needed)
 
 
 def _eliminated(asked: tuple[str, ...], observations: Sequence[Observation]) -> Inference:
     """The readings that are left; where none is, those that the fewest cases contradict."""
     every = settings_of(asked)
-    survivors, excluded = eliminate(observations, every)
+    with patience(f"matlab_parity holds {len(every)} readings against the cases"):
+        survivors, excluded = eliminate(observations, every)
     closest = () if survivors else _closest(observations, every, excluded)
     names = tuple(observation.name for observation in observations)
     return Inference(asked, names, survivors, excluded, closest=closest)
@@ -132,10 +136,17 @@ def _not_given(observations: Sequence[Observation], group: Sequence[Conventions]
     )
 
 
-def _needed(group: Sequence[Conventions], rng: np.random.Generator) -> tuple[str, ...]:
-    """The outputs by which some of a number of inputs divides the group."""
-    inputs = list(islice(candidates(rng), 24))
-    return tuple(name for name in OUTPUTS if any(len(split([group], probe, (name,))) > 1 for probe in inputs))
+def _needed(group: Sequence[Conventions], inputs: Sequence[LayerInput]) -> tuple[str, ...]:
+    """The outputs by which some of the inputs divides the group."""
+    different: set[str] = set()
+    for probe in inputs:
+        first, *others = [learn(probe, conventions) for conventions in group]
+        different |= {
+            name
+            for name in set(OUTPUTS) - different
+            if any(not np.array_equal(getattr(first, name), getattr(other, name)) for other in others)
+        }
+    return tuple(name for name in OUTPUTS if name in different)
 
 
 def _closest(

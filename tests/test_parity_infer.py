@@ -14,8 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from clipq import patience
 from clipq.conventions import Conventions
 from clipq.errors import WriteError
+from clipq.ws_learn_one_layer import ws_learn_one_layer
 from matlab_parity.codec_parity import ENCODED_SCHEMA
 from matlab_parity.compare import main
 from matlab_parity.infer import infer, infer_layer
@@ -189,6 +191,29 @@ def test_one_case_may_stand_without_a_struct_array(tmp_path: Path) -> None:
     assert Conventions() in inference.survivors
     assert any("reproduces" in line for line in infer_lines(inference, "one.mat"))
     assert infer_json(inference)["cases"] == ["the case"]
+
+
+@pytest.mark.parametrize(("seconds", "told"), [(0.0, True), (60.0, False)])
+def test_who_waits_long_is_told_what_for(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, seconds: float, told: bool
+) -> None:
+    monkeypatch.setattr(patience, "SECONDS", seconds)
+    one = LayerInput("one", np.array([0.5, -1.0, 2.0, 0.25, -0.25]), 0.4, 2)
+    infer_layer([layer_observation(one, {"quantized": learn(one, Conventions()).quantized})])
+    said = " ".join(record.message for record in caplog.records)
+    assert ("holds 480 readings against the cases" in said) == told
+    assert ("looks for inputs that tell 66 readings apart" in said) == told
+
+
+def test_outputs_that_would_tell_more_are_found_by_learning_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not once for every output, which took most of the time of a single case."""
+    learned: list[Conventions] = []
+    monkeypatch.setattr("matlab_parity.infer.search", lambda readings, *_, **__: ([], [readings[:2]]))
+    monkeypatch.setattr("matlab_parity.probes.ws_learn_one_layer", lambda W, p, b, conventions, name: (
+        learned.append(conventions) or ws_learn_one_layer(W, p, b, conventions, name)))  # fmt: skip
+    one = LayerInput("one", np.array([0.5]), 0.4, 2)
+    infer_layer([layer_observation(one, {"quantized": np.zeros(1)})])
+    assert len(learned) <= len(EVERY) + 2 * 24
 
 
 def test_codec_readings_that_no_given_output_shows_are_said_to_need_another(tmp_path: Path) -> None:
