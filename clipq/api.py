@@ -8,7 +8,7 @@ clipq.load_into(Net(), "net.clipq")
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 
 import torch
 from torch import nn
-from torch.utils.data import DistributedSampler
 
 from clipq import distributed
 from clipq.batch import inputs_and_labels
@@ -27,7 +26,9 @@ from clipq.encode_sparse_quantized_net_v2 import encode_sparse_quantized_net_v2,
 from clipq.errors import DataError, ModelError, SettingError
 from clipq.held_state import is_expanded
 from clipq.layers import DEFAULT_TYPES, CompressibleLayer, compressible_layers, matches
+from clipq.loader_epochs import LoaderEpochs, check_loader
 from clipq.matlab_net import write_mat
+from clipq.metric import Metric, epoch_error, search_error
 from clipq.model_check import check_state, is_uninitialized, plain_model
 from clipq.progress import NoProgress, ProgressBars, SearchBar
 from clipq.quantized_net import LayerSetting, QuantizedNet
@@ -36,16 +37,12 @@ from clipq.search import search as search_settings
 from clipq.search_config import SearchConfig
 from clipq.subset_error import SubsetError
 from clipq.train_config import TrainConfig
-from clipq.train_state import History, random_state, seed_everything, set_random_state
-from clipq.training import Objective, StepLoss, count_batches, modes_put_back
-from clipq.weight_sharing import quantized_once
+from clipq.train_state import History, seed_everything
+from clipq.training import Objective, StepLoss, modes_put_back
 from clipq.ws_train import ws_train
 
-#: model -> error in [0, 1], lower is better.
-Metric = Callable[[nn.Module], float]
 Theta = LayerSetting | tuple[float, int]
 Model = TypeVar("Model", bound=nn.Module)
-_CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,7 +137,7 @@ def compress(
             chosen = _given_settings(layers, settings)
         else:
             search = search or SearchConfig()
-            error = _search_error(search, metric, search_metric)
+            error = search_error(search, metric, search_metric)
             bar = SearchBar(n_evaluations(search) * len(layers)) if progress else None
             chosen, evaluations = distributed.on_writer(
                 lambda: search_settings(
@@ -148,8 +145,8 @@ def compress(
                 )
             )
         trained = ws_train(
-            plain, layers, chosen, _Epochs(loader, seed), train, conventions=conventions, seed=seed, amp=amp,
-            validate=None if metric is None else _of_the_writer(_checked(metric, "metric")),
+            plain, layers, chosen, LoaderEpochs(loader, seed), train, conventions=conventions, seed=seed, amp=amp,
+            validate=None if metric is None else epoch_error(metric),
             objective=objective or _objective(loss),
             progress=ProgressBars("CLIP-Q") if progress else NoProgress(),
         )  # fmt: skip
@@ -249,8 +246,7 @@ def _check_seed(seed: Any) -> None:
 
 
 def _check_trainable(model: nn.Module, loader: Iterable[Any]) -> None:
-    count_batches(loader)
-    _check_global(loader)
+    check_loader(loader)
     if not any(p.requires_grad for p in model.parameters()):
         raise ModelError("network: every parameter is frozen (requires_grad is False); expected train.epochs = 0")
 
@@ -287,42 +283,6 @@ def _theta(key: str, given: Theta) -> LayerSetting:
     return LayerSetting(*given)
 
 
-def _search_error(config: SearchConfig, metric: Metric | None, search_metric: Metric | SubsetError | None) -> Metric:
-    if isinstance(search_metric, SubsetError):
-        return search_metric
-    if search_metric is not None:
-        return _checked(search_metric, "search_metric")
-    if metric is not None:
-        return _checked(metric, "metric")
-    if config.searches:
-        raise SettingError(f"compress: a search of mode {config.mode} needs a metric or a search_metric, got none")
-    return lambda model: 0.0
-
-
-def _checked(metric: Metric, name: str) -> Metric:
-    """The metric in evaluation mode, its weights quantized once a call, its value a number in [0, 1]."""
-
-    @torch.no_grad()
-    def measured(model: nn.Module) -> float:
-        model.eval()
-        with quantized_once(model):
-            value = metric(model)
-        try:
-            number = float(value)
-        except (TypeError, ValueError, RuntimeError):
-            number = -1.0
-        if not 0.0 <= number <= 1.0:
-            raise SettingError(f"{name}: expected an error in [0, 1], lower is better; got {value!r}")
-        return number
-
-    return measured
-
-
-def _of_the_writer(metric: Metric) -> Metric:
-    """What the metric gives on the first of several processes."""
-    return lambda model: distributed.gathered(metric(model))[0]
-
-
 def _objective(loss: Callable[[Any, Any], torch.Tensor] | None) -> Objective | None:
     """The objective of batches (x, y) with the user's loss; None where there is none."""
     if loss is None:
@@ -345,70 +305,3 @@ def _count(targets: Any) -> int:
         raise DataError(
             f"batch: expected targets with an entry a sample, got {kind}; give compress an objective instead of a loss"
         ) from None
-
-
-def _check_global(loader: Iterable[Any]) -> None:
-    """Several processes share the loader's batches."""
-    if distributed.world_size() > 1 and any(isinstance(part, DistributedSampler) for part in _parts(loader)):
-        raise DataError(
-            "loader: expected the same batches in every process, which share each of them, got a DistributedSampler"
-        )
-
-
-def _parts(loader: Any) -> list[Any]:
-    """The loader, its samplers with those inside them, and its data set; each once."""
-    parts = [loader]
-    for part in parts:  # also those that are found meanwhile
-        for inner in (getattr(part, "sampler", None), getattr(part, "batch_sampler", None)):
-            if inner is not None and not any(inner is known for known in parts):
-                parts.append(inner)
-    return [*parts, getattr(loader, "dataset", None)]
-
-
-class _Epochs:
-    """The user's loader as ``fit`` wants it: in each epoch the order that (seed, epoch) gives, in every process."""
-
-    def __init__(self, loader: Iterable[Any], seed: int) -> None:
-        self._loader, self._seed = loader, seed
-
-    def __call__(self, epoch: int) -> Iterable[Any]:
-        seed_everything(self._seed, epoch, alike=True)
-        for part in _parts(self._loader):
-            if callable(getattr(part, "set_epoch", None)):
-                part.set_epoch(epoch)
-            generator = getattr(part, "generator", None)
-            if isinstance(generator, torch.Generator):
-                generator.manual_seed(torch.initial_seed())
-        if distributed.world_size() == 1:
-            return self._loader
-        alike = random_state(_CPU)
-        seed_everything(self._seed, epoch)
-        return _Alike(self._loader, alike)
-
-
-class _Alike:
-    """A loader that draws the same numbers in every process, whatever else is drawn there.
-
-    state: the generators', to begin with.
-    """
-
-    def __init__(self, loader: Iterable[Any], state: Mapping[str, Any]) -> None:
-        self._loader, self._state = loader, state
-
-    def __len__(self) -> int:
-        return count_batches(self._loader)
-
-    def __iter__(self) -> Iterator[Any]:
-        state, batches = self._state, None
-        while True:
-            own = random_state(_CPU)
-            set_random_state(state, _CPU)
-            try:
-                batches = iter(self._loader) if batches is None else batches
-                batch = next(batches)
-            except StopIteration:
-                return
-            finally:
-                state = random_state(_CPU)
-                set_random_state(own, _CPU)
-            yield batch
