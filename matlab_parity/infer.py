@@ -8,7 +8,7 @@ with an input that would tell them apart, or with the output that would have to 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from itertools import islice
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import numpy as np
 from clipq.conventions import Conventions
 from clipq.patience import patience
 from matlab_parity.layer_inputs import LAYER_FIELDS, LayerInput, settings_of
+from matlab_parity.near_misses import ByOutput, NearMiss, by_output_alone, closest
 from matlab_parity.observation import CODEC_OUTPUTS, Observation, read_observations
 from matlab_parity.probes import OUTPUTS, candidates, learn, search
 
@@ -29,6 +30,7 @@ class Inference:
     excluded: each other reading -> the first case, and the quantity in it, that it contradicts.
     groups: the survivors, divided by the inputs in ``probes``; readings in one group no input could tell apart by the
         outputs observed.  needed: for such a group, the outputs not observed that do differ.
+    alone, closest: where there are no survivors, what ``near_misses`` says.
     """
 
     fields: tuple[str, ...]
@@ -38,7 +40,8 @@ class Inference:
     probes: tuple[LayerInput, ...] = ()
     groups: tuple[tuple[Conventions, ...], ...] = ()
     needed: Mapping[tuple[Conventions, ...], tuple[str, ...]] | None = None
-    closest: tuple[tuple[Conventions, tuple[str, ...]], ...] = ()
+    alone: ByOutput = field(default_factory=dict)
+    closest: tuple[NearMiss, ...] = ()
 
     def reproduced(self, field: str) -> list[str]:
         """The options of a question with which some reading reproduces everything."""
@@ -89,13 +92,16 @@ def infer_layer(observations: Sequence[Observation], seed: int = 0) -> Inference
 
 
 def _eliminated(asked: tuple[str, ...], observations: Sequence[Observation]) -> Inference:
-    """The readings that are left; where none is, those that the fewest cases contradict."""
+    """The readings that are left; where none is, those that come near."""
     every = settings_of(asked)
+    names = tuple(observation.name for observation in observations)
     with patience(f"matlab_parity holds {len(every)} readings against the cases"):
         survivors, excluded = eliminate(observations, every)
-    closest = () if survivors else _closest(observations, every, excluded)
-    names = tuple(observation.name for observation in observations)
-    return Inference(asked, names, survivors, excluded, closest=closest)
+        if survivors:
+            return Inference(asked, names, survivors, excluded)
+        alone = by_output_alone(observations, every)
+        nearest = closest(observations, every, alone, {case for case, _ in excluded.values()})
+    return Inference(asked, names, survivors, excluded, alone=alone, closest=nearest)
 
 
 def eliminate(
@@ -106,10 +112,10 @@ def eliminate(
     Small cases first: they cost little and exclude most.
     """
     left, excluded = list(every), {}
-    for observation in sorted(observations, key=_size):
+    for observation in sorted(observations, key=lambda o: o.size):
         contradictions = {c: observation.contradicts(c) for c in left}
-        excluded.update({c: (observation.name, quantity) for c, quantity in contradictions.items() if quantity})
-        left = [c for c in left if contradictions[c] is None]
+        excluded.update({c: (observation.name, found[0]) for c, found in contradictions.items() if found})
+        left = [c for c in left if not contradictions[c]]
     return tuple(left), excluded
 
 
@@ -147,26 +153,3 @@ def _needed(group: Sequence[Conventions], inputs: Sequence[LayerInput]) -> tuple
             if any(not np.array_equal(getattr(first, name), getattr(other, name)) for other in others)
         }
     return tuple(name for name in OUTPUTS if name in different)
-
-
-def _closest(
-    observations: Sequence[Observation],
-    every: Sequence[Conventions],
-    excluded: Mapping[Conventions, tuple[str, str]],
-    top: int = 3,
-    most: int = 40,
-) -> tuple[tuple[Conventions, tuple[str, ...]], ...]:
-    """The readings that the fewest cases contradict, and which those are.
-
-    The ``most`` smallest cases and those that excluded a reading choose the ``top`` ones; every case is asked of these.
-    """
-    ordered = sorted(observations, key=_size)
-    telling = {case for case, _ in excluded.values()}
-    few = [o for i, o in enumerate(ordered) if i < most or o.name in telling]
-    nearest = sorted(every, key=lambda c: sum(o.contradicts(c) is not None for o in few))[:top]
-    misses = [(c, tuple(o.name for o in ordered if o.contradicts(c))) for c in nearest]
-    return tuple(sorted(misses, key=lambda miss: len(miss[1])))
-
-
-def _size(observation: Observation) -> int:
-    return sum(value.size for value in observation.outputs.values())

@@ -49,7 +49,16 @@ def infer_json(inference: Inference) -> dict[str, Any]:
             if len(group) > 1
         ],
         "telling_inputs": [{"W": p.W.tolist(), "p": p.p, "b": p.b} for p in inference.probes],
-        "closest": [{"reading": _options(c, inference), "contradicted_by": list(m)} for c, m in inference.closest],
+        "by_output_alone": {
+            name: [_options(c, inference) for c in readings] for name, readings in inference.alone.items()
+        },
+        "closest": [
+            {
+                "reading": _options(miss.reading, inference),
+                "contradicted_by": [{"case": case, "quantities": list(names)} for case, names in miss.contradicted_by],
+            }
+            for miss in inference.closest
+        ],
     }
 
 
@@ -74,10 +83,24 @@ def _open_questions(inference: Inference) -> Iterator[str]:
 
 
 def _no_reading(inference: Inference) -> Iterator[str]:
-    yield "  no reading reproduces every case.  Closest:"
-    for conventions, misses in inference.closest:
-        shown = ", ".join(f"'{m}'" for m in misses[:4]) + (", ..." if len(misses) > 4 else "")
-        yield f"    {changes(conventions, inference.fields)}: contradicted by {len(misses)} cases: {shown}"
+    yield "  no reading reproduces every case"
+    if len(inference.alone) > 1:
+        yield from _by_output_alone(inference)
+    yield "  Closest:"
+    for miss in inference.closest:
+        cases = [f"'{case}' ({', '.join(quantities)})" for case, quantities in miss.contradicted_by]
+        shown = ", ".join(cases[:4]) + (", ..." if len(cases) > 4 else "")
+        yield f"    {changes(miss.reading, inference.fields)}: contradicted by {len(cases)} cases: {shown}"
+
+
+def _by_output_alone(inference: Inference) -> Iterator[str]:
+    for name, readings in inference.alone.items():
+        if readings:
+            shown = "; ".join(changes(c, inference.fields) for c in readings[:4])
+            more = "; ..." if len(readings) > 4 else ""
+            yield f"  by {name} alone {len(readings)} of the readings reproduce everything: {shown}{more}"
+    if contradicting := [name for name, readings in inference.alone.items() if not readings]:
+        yield f"  contradict every reading: {', '.join(contradicting)}"
 
 
 def _options(conventions: Conventions, inference: Inference) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -63,23 +63,34 @@ class Observation:
     outputs: Mapping[str, np.ndarray]
     predict: Callable[[Conventions], Sequence[Mapping[str, np.ndarray]]]
     limits: Mapping[str, tuple[float, float]]
+    _known: dict[Conventions, Sequence[tuple[str, ...]]] = field(default_factory=dict, init=False)
 
-    def contradicts(self, conventions: Conventions) -> str | None:
-        """The first quantity in which the reading's first prediction differs; None if it has one that does not."""
-        different = [self._different(predicted) for predicted in self.predict(conventions)]
-        return None if None in different else different[0]
+    @property
+    def size(self) -> int:
+        """How many numbers it gave."""
+        return sum(value.size for value in self.outputs.values())
 
-    def _different(self, predicted: Mapping[str, np.ndarray]) -> str | None:
-        for quantity, observed in self.outputs.items():
-            expected = np.asarray(predicted[quantity]).ravel()
-            if expected.shape != observed.shape:
-                return quantity
-            below, above = self.limits.get(quantity, (0.0, 0.0))
-            deviation = observed.astype(np.float64) - expected.astype(np.float64)
-            unknown = np.isnan(observed) & np.isnan(expected)
-            if not np.all((-below <= deviation) & (deviation <= above) | unknown):
-                return quantity
-        return None
+    def contradicts(self, conventions: Conventions) -> tuple[str, ...]:
+        """The quantities in which the nearest of the reading's predictions differs; none where it has one that fits."""
+        return min(self.differences(conventions), key=len)
+
+    def differences(self, conventions: Conventions) -> Sequence[tuple[str, ...]]:
+        """For each of the reading's predictions the quantities in which it differs; predicted only once."""
+        if conventions not in self._known:
+            self._known[conventions] = [self._different(predicted) for predicted in self.predict(conventions)]
+        return self._known[conventions]
+
+    def _different(self, predicted: Mapping[str, np.ndarray]) -> tuple[str, ...]:
+        return tuple(name for name in self.outputs if not self._fits(name, np.asarray(predicted[name]).ravel()))
+
+    def _fits(self, quantity: str, expected: np.ndarray) -> bool:
+        observed = self.outputs[quantity]
+        if expected.shape != observed.shape:
+            return False
+        below, above = self.limits.get(quantity, (0.0, 0.0))
+        deviation = observed.astype(np.float64) - expected.astype(np.float64)
+        unknown = np.isnan(observed) & np.isnan(expected)
+        return bool(np.all((-below <= deviation) & (deviation <= above) | unknown))
 
 
 def read_observations(path: Path) -> tuple[tuple[str, ...], list[Observation]]:

@@ -7,7 +7,7 @@ finds a reading is not what made them.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +25,8 @@ from matlab_parity.infer_report import infer_json, infer_lines, write_probes
 from matlab_parity.layer_inputs import LAYER_FIELDS, LayerInput, settings_of
 from matlab_parity.layer_parity import GRID_SCHEMA
 from matlab_parity.mat_files import Case, FixtureError, from_matlab, load_cases, save_cases
-from matlab_parity.observation import layer_observation
+from matlab_parity.near_misses import NearMiss, by_output_alone
+from matlab_parity.observation import Observation, layer_observation
 from matlab_parity.paths import INPUTS, RECONSTRUCTED
 from matlab_parity.probes import OUTPUTS, candidates, learn, split
 
@@ -168,8 +169,52 @@ def test_what_is_no_reading_is_said_to_be_none(grid: list[Case], tmp_path: Path,
     assert main(["--infer", str(tmp_path / "other.mat")]) == 1
     assert "no reading reproduces every case" in capsys.readouterr().out
     inference = infer(tmp_path / "other.mat")
-    assert inference.closest[0][1] == (cases[2]["name"],)
-    assert inference.closest[0][0] in (EVERY[0], replace(EVERY[0], empty_level="zero"))
+    assert inference.closest[0].contradicted_by == ((cases[2]["name"], ("quantized",)),)
+    assert inference.closest[0].reading in (EVERY[0], replace(EVERY[0], empty_level="zero"))
+
+
+def numbered_otherwise(case: Case) -> Case:
+    """Codes and levels in descending order."""
+    codes = case["codes"].astype(float)
+    return {**case, "codes": np.where(codes, 2 ** case["b"].item() - codes, 0), "levels": case["levels"][::-1]}
+
+
+def clips_as_magnitudes(case: Case) -> Case:
+    return {**case, "c_neg": -case["c_neg"]}
+
+
+@pytest.mark.parametrize(
+    ("own_way", "wrong"), [(numbered_otherwise, {"codes", "levels"}), (clips_as_magnitudes, {"c_neg"})]
+)
+def test_an_output_of_other_meaning_hides_no_reading(
+    grid: list[Case], own_way: Callable[[Case], Case], wrong: set[str], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    cases = outputs_of(grid, EVERY.index(Conventions()), OUTPUTS)
+    save_cases(tmp_path / "own.mat", [own_way(case) for case in cases])
+    assert main(["--infer", str(tmp_path / "own.mat"), "--json", str(tmp_path / "own.json")]) == 1
+    said = capsys.readouterr().out
+    assert "by quantized alone 2 of the readings reproduce everything: the defaults; empty_level=zero" in said
+    assert f"contradict every reading: {', '.join(sorted(wrong))}\n" in said
+    found = json.loads((tmp_path / "own.json").read_text(encoding="utf-8"))
+    assert len(found["by_output_alone"]["quantized"]) == 2
+    assert {name for name, readings in found["by_output_alone"].items() if not readings} == wrong
+    nearest = found["closest"][0]
+    assert nearest["reading"] == {field: getattr(Conventions(), field) for field in LAYER_FIELDS}
+    assert {name for case in nearest["contradicted_by"] for name in case["quantities"]} == wrong
+    first = nearest["contradicted_by"][0]
+    assert f"'{first['case']}' ({', '.join(first['quantities'])})" in said
+
+
+def test_an_encoders_output_alone_may_fit_another_width_than_the_next() -> None:
+    """A reading may allow several widths; one that each output has for itself is none that they have together."""
+
+    def predict(_: Conventions) -> list[dict[str, np.ndarray]]:
+        return [{"gaps": np.array([g]), "bits": np.array([n])} for g, n in ((1, 10), (2, 20))]
+
+    mixed = Observation("mixed", {"gaps": np.array([1]), "bits": np.array([20])}, predict, {})
+    assert mixed.contradicts(Conventions()) == ("bits",)
+    alone = by_output_alone([mixed], [Conventions()])
+    assert alone == {"gaps": (Conventions(),), "bits": (Conventions(),)}
 
 
 def test_the_command_writes_json_and_probes(grid: list[Case], tmp_path: Path) -> None:
@@ -235,7 +280,7 @@ def test_the_closest_readings_are_held_against_every_case(tmp_path: Path) -> Non
     save_cases(tmp_path / "other.mat", [*best, *best, {**largest, "gaps": largest["gaps"] + 1}])
     inference = infer(tmp_path / "other.mat")
     assert inference.survivors == ()
-    assert inference.closest[0] == (Conventions(), (largest["name"],))
+    assert inference.closest[0] == NearMiss(Conventions(), ((largest["name"], ("gaps",)),))
 
 
 def encoded_plainly(codes: np.ndarray, width: int) -> tuple[list[int], list[int]]:
