@@ -82,8 +82,10 @@ class DryRun:
     memory: dict[str, int]
 
 
-def dry_run(experiment: Experiment, path: Path) -> DryRun:
+def dry_run(experiment: Experiment, path: Path, on_stage: Callable[[str], None] = lambda name: None) -> DryRun:
     """Runs one real step of everything, and writes the compressed network to ``path``.
+
+    on_stage: is told the name of each stage as it begins.
 
     The file holds the starting weights (initial ones, where none are given), pruned and quantized once with the (p, b)
     of the modes ``given`` and ``uniform``; where they would be searched, with ``search.p`` and ``search.b``.
@@ -97,7 +99,7 @@ def dry_run(experiment: Experiment, path: Path) -> DryRun:
     device = find_device(experiment.run.device)
     shape = data_shape(experiment.data.dataset, experiment.data.data_dir, experiment.data.images)
     try:
-        return _Rehearsal(experiment, device, shape).everything(path)
+        return _Rehearsal(experiment, device, shape, on_stage).everything(path)
     except torch.cuda.OutOfMemoryError as error:
         raise ExperimentError(
             f"{experiment.name}: {device} has too little memory for batches of {experiment.train.batch_size} images; "
@@ -106,8 +108,10 @@ def dry_run(experiment: Experiment, path: Path) -> DryRun:
 
 
 class _Rehearsal:
-    def __init__(self, experiment: Experiment, device: torch.device, shape: DataShape) -> None:
-        self.experiment, self.device, self.shape = experiment, device, shape
+    def __init__(
+        self, experiment: Experiment, device: torch.device, shape: DataShape, on_stage: Callable[[str], None]
+    ) -> None:
+        self.experiment, self.device, self.shape, self._on_stage = experiment, device, shape, on_stage
         n = max(experiment.dense.batch_size, experiment.train.batch_size)
         self.data = made_dataset(shape, n, experiment.data.images, experiment.run.seed)
 
@@ -124,6 +128,7 @@ class _Rehearsal:
         settings = self._settings(model, layers)
         stages.append(self._searching(model, layers))
         stages.append(self._training("fine-tuning with CLIP-Q", model, experiment.train, settings))
+        self._on_stage("file")
         net = quantized_net(model, layers, settings, experiment.conventions)
         encoded = encode_sparse_quantized_net_v2(net, experiment.encode.coder, experiment.conventions)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -149,6 +154,7 @@ class _Rehearsal:
 
     def _searching(self, model: nn.Module, layers: Sequence[CompressibleLayer]) -> Stage:
         """Two evaluations of the first layer, which are those that take longest."""
+        self._on_stage(name := "search of p and b")
         config = self.experiment.search
         n = min(config.subset, self.data.evaluation_batch, self.data.size("train"))
         error = SubsetError([tuple(t[:n].to(self.device) for t in self.data.train)])
@@ -158,7 +164,7 @@ class _Rehearsal:
         seconds, forward = min(e.seconds for e in evaluations), self._seconds_of(error.from_layer(model, layers[0]))
         total = config.evaluations * len(layers) if config.searches else 0
         more_batches = min(config.subset, self.shape.n_train) / n - 1  # quantizing and counting are done once for all
-        return Stage("search of p and b", n, seconds, total, 1, total * (seconds + more_batches * forward))
+        return Stage(name, n, seconds, total, 1, total * (seconds + more_batches * forward))
 
     @staticmethod
     def _seconds_of(work: Callable[[], object]) -> float:
@@ -174,6 +180,7 @@ class _Rehearsal:
         self, name: str, model: nn.Module, config: TrainConfig, settings: dict[str, LayerSetting] | None = None
     ) -> Stage:
         """A few steps on a copy of the network: CLIP-Q's, where settings are given."""
+        self._on_stage(name)
         model = copy.deepcopy(model)
         size = min(config.batch_size, self.shape.n_train)
         batches = _TimedBatches(self.data.train.x[:size], self.data.train.y[:size], self.device)

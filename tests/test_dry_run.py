@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -117,7 +118,12 @@ def test_durations():
 def test_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     arguments = ["train", "--dry-run", "--results", str(tmp_path), "--set", "dense.batch_size=2", "--p", "0.5"]
     assert cli.main(arguments) == 0
-    assert "decoded to the same weights bit for bit" in capsys.readouterr().out
+    output, progress = capsys.readouterr()
+    assert "decoded to the same weights bit for bit" in output
+    stages = ("dense training", "search of p and b", "fine-tuning with CLIP-Q", "file")
+    assert re.findall("dry run: (.*)", progress) == list(stages)
+    assert cli.main([*arguments, "--quiet"]) == 0
+    assert "dry run" not in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "digits").iterdir()] == ["dry_run.clipq"]
     assert cli.main([*arguments, "--run", "mine"]) == 2
     assert "--dry-run: expected neither --run nor --resume" in capsys.readouterr().err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime
@@ -121,8 +122,13 @@ def _rehearse(args: argparse.Namespace, overrides: dict[str, str]) -> int:
 
     experiment = _loaded(args, overrides)
     path = args.results / experiment.name / "dry_run.clipq"
-    print(dry_run_text(experiment, dry_run(experiment, path), path))
+    found = dry_run(experiment, path, (lambda name: None) if args.quiet else _tell)
+    print(dry_run_text(experiment, found, path))
     return 0
+
+
+def _tell(stage: str) -> None:
+    print(f"dry run: {stage}", file=sys.stderr, flush=True)
 
 
 def _prepared(args: argparse.Namespace, overrides: dict[str, str]) -> tuple[_Place, Experiment]:
