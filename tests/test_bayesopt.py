@@ -506,6 +506,12 @@ class TestTrace:
         with pytest.raises(CheckpointError, match=rf"botrace\.{name}: expected a row or a column, got shape \(2, 2\)"):
             load_trace(tmp_path / "trace.mat", GRID.shape[1])
 
+    def test_a_trace_in_another_format_of_octaves_is_named(self, tmp_path: Path) -> None:
+        """As its ``save`` without an option makes it."""
+        (tmp_path / "trace.mat").write_text("# Created by Octave 8.4.0\n# name: botrace\n")
+        with pytest.raises(CheckpointError, match="expected a trace in the format of save -v7, got Octave's text"):
+            load_trace(tmp_path / "trace.mat", GRID.shape[1])
+
     def test_a_longer_trace_than_max_iters_is_returned_whole(self, tmp_path: Path) -> None:
         path = tmp_path / "trace.mat"
         bayesopt(objective, options(save_trace=True, trace_file=path, max_iters=5))

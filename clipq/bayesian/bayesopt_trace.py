@@ -14,6 +14,7 @@ import scipy.io
 
 from clipq.atomic_file import atomic_write
 from clipq.errors import CheckpointError
+from clipq.mat_format import other_format
 
 Array = npt.NDArray[np.float64]
 
@@ -48,11 +49,13 @@ def load_trace(path: str | Path, dims: int, constraints: int = 0) -> Trace:
         CheckpointError: the file cannot be read, or is no trace over ``dims`` parameters and ``constraints``.
     """
     try:
-        content = scipy.io.loadmat(path, struct_as_record=False, squeeze_me=False)
-    except NotImplementedError as error:
-        raise CheckpointError(f"{path}: expected a trace saved with -v7 or older, got a -v7.3 file") from error
+        with open(path, "rb") as file:
+            other = other_format(file.read(32))
+        content = {} if other else scipy.io.loadmat(path, struct_as_record=False, squeeze_me=False)
     except Exception as error:  # scipy raises nearly anything on damaged bytes: ValueError, zlib.error, IndexError ..
         raise CheckpointError(f"{path}: expected a trace in a .mat file, it cannot be read: {error}") from error
+    if other:
+        raise CheckpointError(f"{path}: expected a trace in the format of save -v7, got {other}")
     botrace = content.get("botrace")
     if not isinstance(botrace, np.ndarray) or botrace.size != 1 or not hasattr(botrace.flat[0], "_fieldnames"):
         raise CheckpointError(f"{path}: expected a struct botrace, got {', '.join(content) or 'nothing'}")
