@@ -36,7 +36,7 @@ def put_back(model: nn.Module, values: Mapping[str, Any]) -> None:
         if name not in values:
             continue
         if tensor.shape == values[name].shape:
-            write(tensor, values[name])
+            _write(tensor, values[name])
         else:
             tensor.data = values[name].to(tensor.device)
     for name, module in _with_extra_state(model).items():
@@ -57,7 +57,7 @@ def is_expanded(tensor: torch.Tensor) -> bool:
     return tensor.layout == torch.strided and 0 in _strides(tensor)
 
 
-def write(tensor: torch.Tensor, values: torch.Tensor) -> None:
+def _write(tensor: torch.Tensor, values: torch.Tensor) -> None:
     """Copies values of the tensor's shape into it; of an expanded one into each place once."""
     if is_expanded(tensor):
         places = tuple(slice(1) if stride == 0 else slice(None) for stride in _strides(tensor))

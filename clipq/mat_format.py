@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 MAT5 = b"MATLAB 5.0 MAT-file"
 _MATLAB = b"MATLAB "
 _OTHERS = {
@@ -20,3 +22,9 @@ def is_matlab(data: bytes) -> bool:
 def other_format(data: bytes) -> str | None:
     """Which format these first bytes show that is not read; None where they show none."""
     return next((name for start, name in _OTHERS.items() if data.startswith(start)), None)
+
+
+def other_format_of(path: str | os.PathLike[str]) -> str | None:
+    """The same of a file; raises OSError where it cannot be read."""
+    with open(path, "rb") as file:
+        return other_format(file.read(max(map(len, _OTHERS))))

@@ -22,7 +22,7 @@ from scipy.io.matlab import MatReadError, mat_struct
 
 from clipq.atomic_file import write_bytes
 from clipq.errors import ClipqError
-from clipq.mat_format import other_format
+from clipq.mat_format import other_format_of
 
 #: A case: variable name -> NumPy array, str, or (for a struct) a nested case.
 Case = dict[str, Any]
@@ -183,8 +183,7 @@ def _check_format(path: Path) -> None:
     if not path.is_file():
         raise FixtureError(f"{path}: expected a .mat file, there is none")
     try:
-        with path.open("rb") as file:
-            other = other_format(file.read(32))
+        other = other_format_of(path)
     except OSError as error:
         raise FixtureError(f"{path}: expected a .mat file, it cannot be read: {error}") from error
     if other:

@@ -38,7 +38,7 @@ def pack_tensor(data: bytes, dtype: str) -> bytes:
     if words.itemsize > 1:
         width = max(1, -(-int(words.max()).bit_length() // 8))
         forms.append(bytes([NARROW, width]) + words[:, None].view(np.uint8)[:, :width].tobytes())
-    if dtype in _FLOATS and words.size >= _FEWEST_FLOATS:
+    if dtype in _FLOATS and _FEWEST_FLOATS <= words.size <= MOST_SYMBOLS:
         forms += _float_forms(words, *_FLOATS[dtype])
     return min(forms, key=len)
 
@@ -126,7 +126,7 @@ def _taken_apart(words: np.ndarray, exponent_bits: int, mantissa_bits: int) -> _
 def _float_forms(words: np.ndarray, exponent_bits: int, mantissa_bits: int) -> list[bytes]:
     """Largest exponent, spread, and zeros that end the mantissas; exponents and signs; mantissas."""
     floats = _taken_apart(words, exponent_bits, mantissa_bits)
-    if floats is None or words.size > MOST_SYMBOLS:
+    if floats is None:
         return []
     head, width = bytes([floats.largest, floats.spread, floats.zeros]), mantissa_bits - floats.zeros
     if words.size > MOST_OF_PLANES:
@@ -148,32 +148,42 @@ def _read_floats(reader: ByteReader, form: int, n: int, exponent_bits: int, mant
     largest, spread, zeros = reader.u8("largest exponent"), reader.u8("spread of exponents"), reader.u8("zero bits")
     if largest >> exponent_bits or not 1 <= spread <= largest + 1 or zeros > mantissa_bits:
         reader.invalid(f"exponents and mantissas: got {largest}, {spread}, {zeros}")
-    width = mantissa_bits - zeros
-    if form == PATTERNS:
-        below, of_kept, rest = decode_patterns(reader, n, _bits_of(spread))
-        if of_kept.size and int(of_kept.max()) > spread:
-            reader.invalid(f"exponents: expected at most {spread} below the largest, got {int(of_kept.max())}")
-        kept = below != 0
-        signed = _read_bits(reader, width + 1, of_kept.size)
-        negative, mantissa = signed >> np.uint32(width), signed & np.uint32((1 << width) - 1)
-    else:
-        planes = reader.part(reader.varint("length of exponents and signs"), "exponents and signs")
-        (below,), (is_negative,), rest = decode_planes(planes, 1, n, 1, spread)
-        planes.finish()
-        kept = below != 0
-        of_kept, negative = below[kept], is_negative[kept].astype(np.uint32)
-        mantissa = _read_bits(reader, width, of_kept.size)
-    if rest.any():
-        reader.invalid("exponents and signs: expected the stream to end with its last symbol, bits are left")
-    exponent = np.uint32(largest + 1) - of_kept
+    read = _read_patterns if form == PATTERNS else _read_planes
+    below, negative, mantissa = read(reader, n, spread, mantissa_bits - zeros)
+    kept = below != 0
     some = negative << np.uint32(exponent_bits + mantissa_bits)
-    some |= exponent << np.uint32(mantissa_bits)
+    some |= (np.uint32(largest + 1) - below[kept]) << np.uint32(mantissa_bits)
     some |= mantissa << np.uint32(zeros)
     if not some.all():
         reader.invalid("exponents: expected none of an element +0")
     words = np.zeros(n, np.uint32)
     words[kept] = some
     return words
+
+
+def _read_patterns(reader: ByteReader, n: int, spread: int, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """How far exponents are below, uint8 [n], 0 for +0; of the others signs and mantissas of ``width`` bits, uint32."""
+    below, of_kept, rest = decode_patterns(reader, n, _bits_of(spread))
+    if of_kept.size and int(of_kept.max()) > spread:
+        reader.invalid(f"exponents: expected at most {spread} below the largest, got {int(of_kept.max())}")
+    _check_end(reader, rest)
+    signed = _read_bits(reader, width + 1, of_kept.size)
+    return below, signed >> np.uint32(width), signed & np.uint32((1 << width) - 1)
+
+
+def _read_planes(reader: ByteReader, n: int, spread: int, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The same of the form PLANES."""
+    planes = reader.part(reader.varint("length of exponents and signs"), "exponents and signs")
+    (below,), (negative,), rest = decode_planes(planes, 1, n, 1, spread)
+    planes.finish()
+    _check_end(reader, rest)
+    of_kept = negative[below != 0].astype(np.uint32)
+    return below, of_kept, _read_bits(reader, width, of_kept.size)
+
+
+def _check_end(reader: ByteReader, rest: np.ndarray) -> None:
+    if rest.any():
+        reader.invalid("exponents and signs: expected the stream to end with its last symbol, bits are left")
 
 
 def _read_bits(reader: ByteReader, width: int, n: int) -> np.ndarray:
