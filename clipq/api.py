@@ -22,6 +22,7 @@ from clipq.batch import inputs_and_labels
 from clipq.bits import Coder
 from clipq.conventions import Conventions
 from clipq.decode_sparse_quantized_net_v2 import SOURCES, Source, decode_sparse_quantized_net_v2
+from clipq.device import repeatable
 from clipq.encode_sparse_quantized_net_v2 import encode_sparse_quantized_net_v2, write_clipq
 from clipq.errors import DataError, ModelError, SettingError
 from clipq.held_state import is_expanded
@@ -62,6 +63,7 @@ class Compressed:
 
 
 @torch.enable_grad()
+@repeatable()
 def compress(
     model: nn.Module,
     loader: Iterable[Any],

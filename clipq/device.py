@@ -1,6 +1,9 @@
-"""The device that an experiment names."""
+"""The device that an experiment names, and how it computes."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -26,3 +29,18 @@ def find_device(name: str) -> torch.device:
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)
     return device
+
+
+@contextmanager
+def repeatable() -> Iterator[None]:
+    """Only convolutions that give the same bits each time, which on a GPU others do not; as before in the end.
+
+    cuDNN would also take those that add up in any order, or, with ``benchmark``, those that are fastest at the moment.
+    """
+    cudnn = torch.backends.cudnn
+    before = cudnn.deterministic, cudnn.benchmark
+    cudnn.deterministic, cudnn.benchmark = True, False
+    try:
+        yield
+    finally:
+        cudnn.deterministic, cudnn.benchmark = before

@@ -22,7 +22,7 @@ from torch import nn
 
 from clipq.data.made import DataShape, data_shape, made_dataset
 from clipq.decode_sparse_quantized_net_v2 import decode_sparse_quantized_net_v2
-from clipq.device import find_device
+from clipq.device import find_device, repeatable
 from clipq.encode_sparse_quantized_net_v2 import EncodedNet, encode_sparse_quantized_net_v2, write_clipq
 from clipq.errors import ExperimentError
 from clipq.experiment import Experiment
@@ -82,6 +82,7 @@ class DryRun:
     memory: dict[str, int]
 
 
+@repeatable()
 def dry_run(experiment: Experiment, path: Path, on_stage: Callable[[str], None] = lambda name: None) -> DryRun:
     """Runs one real step of everything, and writes the compressed network to ``path``.
 

@@ -31,7 +31,7 @@ from clipq.checkpoint import CheckpointFile
 from clipq.data import Dataset, Split, load_dataset
 from clipq.dead_units import fold_dead_units
 from clipq.decode_sparse_quantized_net_v2 import decode_sparse_quantized_net_v2
-from clipq.device import find_device
+from clipq.device import find_device, repeatable
 from clipq.distillation import distilled
 from clipq.encode_sparse_quantized_net_v2 import EncodedNet, encode_sparse_quantized_net_v2, write_clipq
 from clipq.errors import CheckpointError, ExperimentError, Interrupted
@@ -124,7 +124,7 @@ class Run:
             Interrupted: SIGINT or SIGTERM came while a stage was at work whose state is now saved.
         """
         distributed.on_writer(self._check_pictures)
-        with ExitStack() as held, stop_requests() as self._asked_to_stop:
+        with ExitStack() as held, stop_requests() as self._asked_to_stop, repeatable():
             distributed.on_writer(lambda: self._claim_folder(held))
             return self._stages()
 

@@ -1,4 +1,5 @@
 import io
+import itertools
 import shutil
 import subprocess
 from pathlib import Path
@@ -143,6 +144,7 @@ def test_two_of_one_name_are_refused(field: str, row: dict[str, object]) -> None
         (_saved({"format": "clipq", "version": 1.0}), "expected a field layers"),
         (_saved(np.ones(3)), "expected a struct"),  # type: ignore[arg-type]
     ],
+    ids=itertools.count(),  # what scipy saves has the time in it
 )
 def test_other_files(data: bytes, message: str) -> None:
     with pytest.raises(MatlabStructError, match=message):

@@ -13,13 +13,16 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
+import clipq
 from clipq.conventions import Conventions
+from clipq.device import find_device
 from clipq.layers import compressible_layers
 from clipq.learning import device_passes
 from clipq.learning.device_weights import DeviceLayer, learn_by, learn_on_device, learn_together
 from clipq.learning.partition import Side
 from clipq.networks import build_network
 from clipq.quantized_net import LayerSetting
+from clipq.train_config import TrainConfig
 from clipq.train_state import History
 from clipq.weight_sharing import share_weights
 from clipq.ws_learn_one_layer import learn
@@ -137,6 +140,24 @@ def test_a_layers_weights_are_quantized_in_the_network_as_on_the_host() -> None:
             with share_weights(layers, {layer.name: LayerSetting(p, b) for layer in layers}):
                 model.weights = [m.weight.detach().cpu() for m in model if isinstance(m, nn.Linear)]
         assert all(torch.equal(a, b) for a, b in zip(host.weights, device.weights, strict=True))
+
+
+@pytest.mark.parametrize("name", ["auto", "cuda", "cuda:0"])
+def test_the_device_of_an_experiment_is_found(name: str) -> None:
+    assert find_device(name).type == "cuda"
+
+
+def test_compressing_gives_the_same_network_again() -> None:
+    """With convolutions whose sums come in any order it does not."""
+    assert_same_weights(compressed_lenet5(), compressed_lenet5())
+
+
+def compressed_lenet5() -> nn.Module:
+    torch.manual_seed(0)
+    model, x = build_network("lenet5").cuda(), torch.rand(1024, 1, 28, 28)
+    batches = list(zip(x.split(128), (torch.arange(1024) % 10).split(128), strict=True))
+    clipq.compress(model, batches, None, settings={"*": THETA}, train=TrainConfig(epochs=5))
+    return model
 
 
 @pytest.mark.parametrize("train", [dense, clip_q])
