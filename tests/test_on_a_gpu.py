@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
-import clipq
 from clipq.conventions import Conventions
-from clipq.device import find_device
+from clipq.device import find_device, repeatable
 from clipq.layers import compressible_layers
 from clipq.learning import device_passes
 from clipq.learning.device_weights import DeviceLayer, learn_by, learn_on_device, learn_together
@@ -24,6 +23,7 @@ from clipq.networks import build_network
 from clipq.quantized_net import LayerSetting
 from clipq.train_config import TrainConfig
 from clipq.train_state import History
+from clipq.training import fit
 from clipq.weight_sharing import share_weights
 from clipq.ws_learn_one_layer import learn
 from tests.test_device_weights import DTYPES, SOME, THETA, assert_is_the_hosts, assert_same, large_network, networks
@@ -147,16 +147,17 @@ def test_the_device_of_an_experiment_is_found(name: str) -> None:
     assert find_device(name).type == "cuda"
 
 
-def test_compressing_gives_the_same_network_again() -> None:
-    """With convolutions whose sums come in any order it does not."""
-    assert_same_weights(compressed_lenet5(), compressed_lenet5())
+def test_training_gives_the_same_weights_again() -> None:
+    """Convolutions whose sums come in any order part after a few steps."""
+    assert_same_weights(trained_lenet5(), trained_lenet5())
 
 
-def compressed_lenet5() -> nn.Module:
+def trained_lenet5() -> nn.Module:
     torch.manual_seed(0)
     model, x = build_network("lenet5").cuda(), torch.rand(1024, 1, 28, 28)
     batches = list(zip(x.split(128), (torch.arange(1024) % 10).split(128), strict=True))
-    clipq.compress(model, batches, None, settings={"*": THETA}, train=TrainConfig(epochs=5))
+    with repeatable():
+        fit(model, lambda epoch: batches, TrainConfig(epochs=3))
     return model
 
 
