@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import NamedTuple
@@ -15,20 +14,14 @@ from clipq.entropy.integer_log import PROBABILITY_BITS
 from clipq.entropy.lane_decoder import LaneDecoder
 from clipq.entropy.lane_encoder import LaneEncoder
 from clipq.entropy.lane_passes import kernels_for
-from clipq.entropy.lanes import ONE, STATE_BITS, rate_for
+from clipq.entropy.lanes import ONE
 from clipq.entropy.plane_fit import Truth, choose_offsets, entropy_bits, first_settings, fit_plane
-from clipq.entropy.plane_header import MAX_POSITIONS_PER_LANE, SLAB_POSITIONS, Lanes, pack_head, read_head, setting_size
+from clipq.entropy.plane_header import SLAB_POSITIONS, Lanes, pack_head, read_head, setting_size
+from clipq.entropy.plane_lanes import LastSlab, mask_positions
 from clipq.entropy.plane_model import FeatureNumbers, PlaneSetting
 from clipq.entropy.plane_order import Grid, planes
 from clipq.entropy.plane_walk import PlaneWalk, View
 
-#: The share of the last decisions' bits that lanes may take back.
-_TAKEN_BACK = 0.9
-#: About what a lane costs.
-_BITS_OF_A_LANE = 0.06
-#: The most lanes that are of use.  In a mask there may be more, and of a small layer
-#: there are not more than one for so many weights.
-_MOST_LANES, _MOST_IN_MASK, _LEAST_POSITIONS = 2048, 4096, 64
 #: Layers of fewer weights, and those of which comparing rows takes more products than this, are in fewer runs.
 _SMALL, _LARGE = 30_000, 1 << 27
 #: -log2 of each share.
@@ -147,10 +140,11 @@ class PlanePlan:
             walk.slab(stop - first, writer, last=stop == rows)
         self._taken, self._narrowed = writer.taken, writer.narrowed
         self.grid, self.settings = _without_unused_offsets(grid, self.settings)
+        self._last = self._last_slab()
 
     def encode(self, rest: str = "") -> bytes:
         """Head and stream, with these bits, 0 and 1, at its end."""
-        lanes = self._lanes(len(rest))
+        lanes = self._last.lanes(len(rest))
         encoder = LaneEncoder(kernels_for(self.grid.rows * self.grid.columns))
         sign = len(self.settings) - 1
         for i, (plane, ones, q, ends, _, last_slab) in enumerate([*self._taken, _NOTHING]):
@@ -159,50 +153,26 @@ class PlanePlan:
             closing = lanes.closing(plane, sign) if last_slab else None
             for start, stop in pairwise([0, *ends]):
                 encoder.decide(q[start:stop], ones[start:stop], closing and closing._replace(after=ones.size - stop))
-        stream, n_bits = encoder.finish(lanes_at_first(self.grid, self.settings, lanes), bit_array(rest))
+        stream, n_bits = encoder.finish(lanes.at_first(self._last.positions), bit_array(rest))
         head = bit_array(pack_head(self.grid, self._largest, self.settings, lanes))
         bits = np.unpackbits(np.frombuffer(stream, np.uint8), count=n_bits)
         return np.packbits(np.concatenate([head, bits, np.ones(1, np.uint8)])).tobytes()
 
     def size(self) -> int:
         """Bytes of head and stream, within a few, without coding them."""
-        lanes = self._lanes(0)
-        last, sign = min(lanes.in_sign.still_open(self._narrowed[1]), lanes.after_mask), len(self.settings) - 1
-        of_all = lanes.after_mask * STATE_BITS - self._last_bits(1, sign)
-        wasted = max(of_all, last * STATE_BITS - self._last_bits(sign, sign), 0.0)
-        wasted += _BITS_OF_A_LANE * lanes_at_first(self.grid, self.settings, lanes)
-        head = len(pack_head(self.grid, self._largest, self.settings, lanes))
-        return round((head + self.bits() + wasted) / 8) + 1
+        head = len(pack_head(self.grid, self._largest, self.settings, self._last.lanes(0)))
+        return round((head + self.bits() + self._last.wasted()) / 8) + 1
 
     def bits(self) -> float:
         """Bits of the decisions."""
         return sum(float(taken.bits.sum()) for taken in self._taken)
 
-    def _closing_bits(self) -> float:
-        """Bits of the decisions that can take lanes back: those after the last mask, where signs tell enough of them to
-        close the last lanes."""
-        sign = len(self.settings) - 1
-        return self._last_bits(1 if rate_for(self._each(sign)) else sign, sign)
-
-    def _last_bits(self, first: int, last: int) -> float:
-        """Bits of the decisions of these planes in the last slab."""
-        return sum(float(taken.bits.sum()) for taken in self._taken if taken.last_slab and first <= taken.plane <= last)
-
-    def _each(self, plane: int) -> float:
-        """Bits of a decision of this plane in the last slab, by ``_Taken.each``; 0 where it is constant."""
-        return next((taken.each() for taken in self._taken if taken.last_slab and taken.plane == plane), 0.0)
-
-    def _lanes(self, rest: int) -> Lanes:
-        """How many lanes the last decisions and ``rest`` bits after them can take back, and how fast."""
-        n, sign = self.grid.rows * self.grid.columns, len(self.settings) - 1
-        most = min(_MOST_LANES, n // _LEAST_POSITIONS)
-        wanted = min(int((_TAKEN_BACK * self._closing_bits() + rest) / STATE_BITS), most)
-        least = -(-n // MAX_POSITIONS_PER_LANE)
-        lanes = Lanes.near(wanted, least, rate_for(self._each(0)), max(rate_for(self._each(sign)), 1))
-        most = min(_MOST_IN_MASK, n // _LEAST_POSITIONS)
-        while lanes.mask_rate and lanes_at_first(self.grid, self.settings, lanes) > most:
-            lanes = lanes._replace(mask_rate=lanes.mask_rate - 1)
-        return lanes
+    def _last_slab(self) -> LastSlab:
+        sign, last = len(self.settings) - 1, {taken.plane: taken for taken in self._taken if taken.last_slab}
+        bits = np.array([float(last[i].bits.sum()) if i in last else 0.0 for i in range(sign + 1)])
+        each = [last[i].each() if i in last else 0.0 for i in (0, sign)]
+        n, positions = self.grid.rows * self.grid.columns, mask_positions(self.grid, self.settings)
+        return LastSlab(n, positions, self._narrowed[1], bits, *each)
 
 
 def pace_of(rows: int, columns: int) -> int:
@@ -225,12 +195,6 @@ def _without_unused_offsets(grid: Grid, settings: list[PlaneSetting]) -> tuple[G
     return replace(grid, offsets=tuple(grid.offsets[k] for k in stay)), smaller
 
 
-def lanes_at_first(grid: Grid, settings: Sequence[PlaneSetting], lanes: Lanes) -> int:
-    """The lanes with which the stream starts: those that the last slab's mask closes are there from the first on."""
-    last = grid.rows % grid.slab_rows or grid.slab_rows
-    return lanes.in_mask.still_open(last * grid.columns if settings[0].constant is None else 0)
-
-
 def decode_planes(
     reader: ByteReader, rows: int, columns: int, kernel: int, largest: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -248,7 +212,7 @@ def decode_planes(
     walk = PlaneWalk(grid, largest, settings)
     try:
         without_last_bit = data[:-1] + bytes([data[-1] & data[-1] - 1])
-        opened, kernels = lanes_at_first(grid, settings, lanes), kernels_for(rows * columns)
+        opened, kernels = lanes.at_first(mask_positions(grid, settings)), kernels_for(rows * columns)
         decoder = LaneDecoder(without_last_bit, bits.size, opened, bits.at, kernels)
         decisions = _Reader(decoder, lanes, len(settings) - 1)
         for first, stop in grid.slabs():

@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from clipq.entropy.lanes import STATE_BITS
 from clipq.entropy.plane_coder import coded, pace_of
 from clipq.entropy.plane_fit import Truth, choose_offsets, decide, first_settings, fit_plane
-from clipq.entropy.plane_header import MAX_POSITIONS_PER_LANE, SLAB_POSITIONS, setting_size
+from clipq.entropy.plane_header import SLAB_POSITIONS, setting_size
+from clipq.entropy.plane_lanes import LastSlab
 from clipq.entropy.plane_model import PlaneSetting, Statistics
 from clipq.entropy.plane_order import Grid, Plane, planes
 from clipq.entropy.plane_walk import PlaneWalk, View
@@ -54,9 +54,11 @@ def estimate_planes(
     scale = np.append(density.sum(), plain[1:]) / np.maximum(np.append(of_density, of_sample[1:]), 1e-9)
     bits = np.where(sample.modelled, np.minimum(bits * scale, plain), plain)
     last = parts[-1]
-    taken_back = bits[1:].sum() * kept[-((last.stop - last.first) // last.slabs) :].sum() / kept.sum()
-    lanes = -(-codes.size // MAX_POSITIONS_PER_LANE)
-    return sample.header_size() + round((bits.sum() + max(lanes * STATE_BITS - taken_back, 0.0)) / 8)
+    in_slab = kept[-((last.stop - last.first) // last.slabs) :]
+    of_slab = LastSlab.alike(
+        codes.size, in_slab.size * codes.shape[1], int(in_slab.sum()), bits * in_slab.sum() / kept.sum()
+    )
+    return sample.header_size() + round((bits.sum() + of_slab.wasted()) / 8)
 
 
 class _Part(NamedTuple):

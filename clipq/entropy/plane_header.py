@@ -46,6 +46,11 @@ class Lanes(NamedTuple):
     def in_sign(self) -> Closing:
         return Closing(1, self.sign_rate)
 
+    def at_first(self, positions: int) -> int:
+        """The lanes with which the stream starts: those that the last slab's mask, of so many decisions, closes are
+        there from the first on."""
+        return self.in_mask.still_open(positions)
+
     def closing(self, plane: int, sign: int) -> Closing | None:
         """How lanes are closed in the last slab's plane of this number; ``sign`` is that of the last plane."""
         return self.in_mask if plane == 0 else self.in_sign if plane == sign else None

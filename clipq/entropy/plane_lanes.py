@@ -1,0 +1,73 @@
+"""How many lanes a stream of planes has: as many as the decisions of its last slab can take back (docs/format.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from clipq.entropy.lanes import STATE_BITS, rate_for
+from clipq.entropy.plane_header import MAX_POSITIONS_PER_LANE, Lanes
+from clipq.entropy.plane_model import PlaneSetting
+from clipq.entropy.plane_order import Grid
+
+#: The share of the last decisions' bits that lanes may take back.
+_TAKEN_BACK = 0.9
+#: About what a lane costs.
+_BITS_OF_A_LANE = 0.06
+#: The most lanes that are of use.  In a mask there may be more, and of a small layer
+#: there are not more than one for so many weights.
+_MOST_LANES, _MOST_IN_MASK, _LEAST_POSITIONS = 2048, 4096, 64
+
+
+class LastSlab(NamedTuple):
+    """What the decisions of a layer's last slab take.
+
+    n: the layer's weights.  positions: ``mask_positions``.  kept: those of the slab's weights that are kept.
+    bits: of each plane.
+    of_mask, of_sign: bits of one decision of the first plane and of the last, on average from the start of any run on:
+        the least of these.
+    """
+
+    n: int
+    positions: int
+    kept: int
+    bits: np.ndarray
+    of_mask: float
+    of_sign: float
+
+    @classmethod
+    def alike(cls, n: int, positions: int, kept: int, bits: np.ndarray) -> LastSlab:
+        """As if each plane's decisions took the same everywhere; positions: all of the slab's weights."""
+        decided = positions if bits[0] else 0
+        return cls(n, decided, kept, bits, float(bits[0]) / positions, float(bits[-1]) / max(kept, 1))
+
+    def lanes(self, rest: int) -> Lanes:
+        """How many lanes the decisions, and ``rest`` bits after them, can take back, and how fast."""
+        most = min(_MOST_LANES, self.n // _LEAST_POSITIONS)
+        wanted = min(int((_TAKEN_BACK * self._closing_bits() + rest) / STATE_BITS), most)
+        least = -(-self.n // MAX_POSITIONS_PER_LANE)
+        lanes = Lanes.near(wanted, least, rate_for(self.of_mask), max(rate_for(self.of_sign), 1))
+        most = min(_MOST_IN_MASK, self.n // _LEAST_POSITIONS)
+        while lanes.mask_rate and lanes.at_first(self.positions) > most:
+            lanes = lanes._replace(mask_rate=lanes.mask_rate - 1)
+        return lanes
+
+    def wasted(self) -> float:
+        """About the bits of lanes that no decision takes back, and of what they cost."""
+        lanes = self.lanes(0)
+        last = min(lanes.in_sign.still_open(self.kept), lanes.after_mask)
+        of_all = lanes.after_mask * STATE_BITS - float(self.bits[1:].sum())
+        not_taken_back = max(of_all, last * STATE_BITS - float(self.bits[-1]), 0.0)
+        return not_taken_back + _BITS_OF_A_LANE * lanes.at_first(self.positions)
+
+    def _closing_bits(self) -> float:
+        """Bits of the decisions that can take lanes back: those after the last mask, where signs tell enough of them to
+        close the last lanes."""
+        return float(self.bits[1 if rate_for(self.of_sign) else -1 :].sum())
+
+
+def mask_positions(grid: Grid, settings: Sequence[PlaneSetting]) -> int:
+    """How many decisions on which weights are kept the last slab has."""
+    return (grid.rows % grid.slab_rows or grid.slab_rows) * grid.columns if settings[0].constant is None else 0
