@@ -27,8 +27,9 @@ _UNEVEN = 4
 #: Layers of more weights than this are modelled by planes only where a sample of them says that it pays.
 LARGE = 1 << 19
 _WORTH = 0.997
-#: How many weights are looked at to choose a large layer's model, and how many to count its bytes.
-_TO_CHOOSE, _TO_COUNT = 1 << 18, 1 << 20
+#: How many weights are looked at to choose a large layer's model, and how many to count the bytes of a layer of more
+#: weights than ``_WHOLE``.
+_TO_CHOOSE, _TO_COUNT, _WHOLE = 1 << 18, 1 << 20, 1 << 22
 #: About what a level takes.
 _BITS_PER_LEVEL = 22
 
@@ -76,16 +77,19 @@ def entropy_size(codes: np.ndarray, b: int, levels: np.ndarray | None = None) ->
     if not codes.any():
         return 1, 0
     negative = 2 ** (b - 1) if levels is None else _leading_negatives(levels)
-    if codes.size <= SLAB_POSITIONS:
-        _, plan, used = _choose(codes, b, negative)
-        size = plan.size()
-    else:
+    if codes.size > _WHOLE:
         size, used = _large_size(codes, b, negative)
+        return 2 + size, _codebook_bits(levels, used, negative) // 8
+    _, plan, used = _choose(codes, b, negative)
+    codebook = _codebook_bits(levels, used, negative)
+    return 2 + (plan.size(codebook) if isinstance(plan, PlanePlan) else plan.size()), codebook // 8
+
+
+def _codebook_bits(levels: np.ndarray | None, used: np.ndarray, negative: int) -> int:
+    """Of the levels that are used; about, where they are not known."""
     if levels is None:
-        codebook = _BITS_PER_LEVEL * int(np.count_nonzero(used)) // 8
-    else:
-        codebook = len(pack_codebook(levels.astype(np.float32, copy=False), used, negative)) // 8
-    return 2 + size, codebook
+        return _BITS_PER_LEVEL * int(np.count_nonzero(used))
+    return len(pack_codebook(levels.astype(np.float32, copy=False), used, negative))
 
 
 @one_blas_thread()

@@ -158,10 +158,10 @@ class PlanePlan:
         bits = np.unpackbits(np.frombuffer(stream, np.uint8), count=n_bits)
         return np.packbits(np.concatenate([head, bits, np.ones(1, np.uint8)])).tobytes()
 
-    def size(self) -> int:
-        """Bytes of head and stream, within a few, without coding them."""
-        head = len(pack_head(self.grid, self._largest, self.settings, self._last.lanes(0)))
-        return round((head + self.bits() + self._last.wasted()) / 8) + 1
+    def size(self, rest: int = 0) -> int:
+        """Bytes of head and stream but for so many bits at its end, within a few, without coding them."""
+        head = len(pack_head(self.grid, self._largest, self.settings, self._last.lanes(rest)))
+        return round((head + self.bits() + self._last.wasted(rest)) / 8) + 1
 
     def bits(self) -> float:
         """Bits of the decisions."""

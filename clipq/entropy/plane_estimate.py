@@ -58,7 +58,7 @@ def estimate_planes(
     of_slab = LastSlab.alike(
         codes.size, in_slab.size * codes.shape[1], int(in_slab.sum()), bits * in_slab.sum() / kept.sum()
     )
-    return sample.header_size() + round((bits.sum() + of_slab.wasted()) / 8)
+    return sample.header_size() + round((bits.sum() + of_slab.wasted(0)) / 8)
 
 
 class _Part(NamedTuple):

@@ -25,14 +25,15 @@ _OFFSET_ROWS = 64
 #: To at most about this many ones of a mask, and as many zeros, it is fitted; and so for the planes after it, which
 #: decide less often.
 _OF_MASK, _OF_OTHERS = 5_000, 1_500
-_RARE, _LOOKED_AT = 16, 1 << 16
 #: A feature stays only if it saves this many bits, about what its weight takes, and this share of the plane's.
 _WORTH_BITS, _WORTH_SHARE = 11.0, 0.0008
 #: Planes of less information have no features.
 _LEAST_BITS = 600
 #: Statistics that vary by less than this many standard deviations tell too little.
 _CHANCE = 3.0
-_MOST_ITERATIONS = 8
+_MOST_ITERATIONS = 30
+#: As if so many samples more said nothing of the weights.
+_RIDGE = 0.1
 #: Which features are of use is told by half of the samples, and less exactly.
 _TO_CHOOSE = 20.0
 _UNIT = math.log(2) / 256  # of log odds
@@ -240,7 +241,10 @@ def fit_plane(view: View, ones: np.ndarray) -> PlaneSetting:
     y = ones[index]
     features = {k: view.feature(k, index) for k in setting.weights}
     numbers = [k for k, f in features.items() if np.any(f != f[0])]
-    x = _in_log_odds([features[k] for k in numbers], index.size)
+    x = np.empty((len(numbers) + 1, index.size), np.float32)
+    for row, k in zip(x, numbers, strict=False):
+        np.multiply(features[k], np.float32(_UNIT), out=row)
+    x[-1] = 1
     start = np.append(np.zeros(len(numbers)), setting.mean * _UNIT)
     half = np.ascontiguousarray(x[:, ::2])
     solution, information = _newton(half, y[::2], 2 * weight[::2], start, _TO_CHOOSE)
@@ -250,8 +254,6 @@ def fit_plane(view: View, ones: np.ndarray) -> PlaneSetting:
     stay = np.flatnonzero(solution[:-1] ** 2 / spread[:-1] > 2 * math.log(2) * worth)
     left = [*stay, len(numbers)]
     solution, information = _newton(x[left], y, weight, solution[left])
-    if weight.max() > _RARE:
-        solution, information = _fitted_to_the_unexpected(view, ones, [numbers[i] for i in stay], solution, index.size)
     step = 1 << WEIGHT_BITS
     rounded = np.clip(np.round(solution[:-1] * step), -MOST_WEIGHT, MOST_WEIGHT)
     weights = {numbers[i]: int(w) for i, w in zip(stay, rounded, strict=True) if w}
@@ -262,28 +264,6 @@ def fit_plane(view: View, ones: np.ndarray) -> PlaneSetting:
     bias = setting.mean + round((float(bias) - setting.mean) / LOG_ODDS_STEP) * LOG_ODDS_STEP
     most = S_MAX // LOG_ODDS_STEP * LOG_ODDS_STEP
     return replace(setting, bias=min(max(bias, -most), most), weights=weights)
-
-
-def _in_log_odds(features: Sequence[np.ndarray], n: int) -> np.ndarray:
-    """Features of n samples as float32 [features + 1, n], the last one 1."""
-    x = np.empty((len(features) + 1, n), np.float32)
-    for row, feature in zip(x, features, strict=False):
-        np.multiply(feature, np.float32(_UNIT), out=row)
-    x[-1] = 1
-    return x
-
-
-def _fitted_to_the_unexpected(
-    view: View, ones: np.ndarray, numbers: list[int], solution: np.ndarray, most: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """The same from a sample that has more of what the solution does not expect (local case-control sampling)."""
-    index, weight = _sample(ones, _LOOKED_AT)
-    x, y = _in_log_odds([view.feature(k, index) for k in numbers], index.size), ones[index]
-    z = np.clip(solution.astype(np.float32) @ x, -_MOST, _MOST)
-    surprise = 1 / (1 + np.exp(np.where(y, z, -z)))
-    often = np.minimum(surprise * weight * (most / float(surprise @ weight)), 1)
-    chosen = np.flatnonzero(np.diff(np.floor(np.cumsum(often)), prepend=0))
-    return _newton(x[:, chosen], y[chosen], weight[chosen] / often[chosen], solution)
 
 
 def _sample(ones: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
@@ -306,27 +286,34 @@ def _newton(
     x: float32 [features, samples], of which the last feature is 1.
     enough: a step that is expected to save less than this, in units of 1.44 bits, is the last one.
     """
-    solution, ridge = start.astype(float).copy(), np.full(len(x), 1.0)
+    at, ridge = start.astype(float).copy(), 1 + _RIDGE * float(weight.max()) * (x**2).mean(1, dtype=float)
     ridge[-1] = 1e-3
-    loss, information = math.inf, np.diag(ridge)
+    solution, loss, information = at, math.inf, np.diag(ridge)
     step, of_ones = np.zeros_like(solution), weight * ones
     for _ in range(_MOST_ITERATIONS):
-        z = np.clip(solution.astype(np.float32) @ x, -_MOST, _MOST)
+        z = np.clip(at.astype(np.float32) @ x, -_MOST, _MOST)
         odds = np.exp(z) + 1
-        now = float(weight @ np.log(odds) - of_ones @ z) + float(ridge[:-1] @ solution[:-1] ** 2) / 2
-        if now > loss + 1e-6:  # overshot: halfway back
-            solution, step = solution - step / 2, step / 2
-            continue
-        of_zeros = weight / odds
-        of_both = weight - of_zeros
-        gradient = x @ (of_ones - of_both) - ridge * solution
-        information = x @ (x * (of_both * of_zeros / weight)).T + np.diag(ridge)
-        loss, step = now, np.linalg.solve(information, gradient)
-        beyond = solution[-1] + step[-1] - np.clip(solution[-1] + step[-1], -_MOST_BIAS, _MOST_BIAS)
-        if beyond:  # as far as the bias may go, and the others as is best then
-            step[-1] -= beyond
-            step[:-1] = np.linalg.solve(information[:-1, :-1], gradient[:-1] - information[:-1, -1] * step[-1])
-        solution = solution + step
-        if gradient @ step / 2 < enough:
-            break
+        now = float(weight @ np.log(odds) - of_ones @ z) + float(ridge[:-1] @ at[:-1] ** 2) / 2
+        if now > loss + 1e-6:  # overshot
+            step = step / 2
+        else:
+            solution, loss = at, now
+            of_zeros = weight / odds
+            of_both = weight - of_zeros
+            gradient = x @ (of_ones - of_both) - ridge * solution
+            information = x @ (x * (of_both * of_zeros / weight)).T + np.diag(ridge)
+            step = _step(information, gradient, float(solution[-1]))
+            if gradient @ step / 2 < enough:
+                return solution + step, information
+        at = solution + step
     return solution, information
+
+
+def _step(information: np.ndarray, gradient: np.ndarray, bias: float) -> np.ndarray:
+    """Newton's step, or the best one that takes the bias, which is the last, as far as it may go."""
+    step: np.ndarray = np.linalg.solve(information, gradient)
+    beyond = bias + step[-1] - np.clip(bias + step[-1], -_MOST_BIAS, _MOST_BIAS)
+    if beyond:
+        step[-1] -= beyond
+        step[:-1] = np.linalg.solve(information[:-1, :-1], gradient[:-1] - information[:-1, -1] * step[-1])
+    return step

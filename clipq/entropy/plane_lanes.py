@@ -54,12 +54,12 @@ class LastSlab(NamedTuple):
             lanes = lanes._replace(mask_rate=lanes.mask_rate - 1)
         return lanes
 
-    def wasted(self) -> float:
-        """About the bits of lanes that no decision takes back, and of what they cost."""
-        lanes = self.lanes(0)
+    def wasted(self, rest: int) -> float:
+        """About the bits of lanes that neither decisions nor ``rest`` take back, and of what lanes cost."""
+        lanes = self.lanes(rest)
         last = min(lanes.in_sign.still_open(self.kept), lanes.after_mask)
         of_all = lanes.after_mask * STATE_BITS - float(self.bits[1:].sum())
-        not_taken_back = max(of_all, last * STATE_BITS - float(self.bits[-1]), 0.0)
+        not_taken_back = max(max(of_all, last * STATE_BITS - float(self.bits[-1])) - rest, 0.0)
         return not_taken_back + _BITS_OF_A_LANE * lanes.at_first(self.positions)
 
     def _closing_bits(self) -> float:
