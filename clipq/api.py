@@ -23,7 +23,7 @@ from clipq.bits import Coder
 from clipq.conventions import Conventions
 from clipq.decode_sparse_quantized_net_v2 import SOURCES, Source, decode_sparse_quantized_net_v2
 from clipq.device import repeatable
-from clipq.encode_sparse_quantized_net_v2 import encode_sparse_quantized_net_v2, write_clipq
+from clipq.encode_sparse_quantized_net_v2 import encode_sparse_quantized_net_v2
 from clipq.errors import DataError, ModelError, SettingError
 from clipq.held_state import is_expanded
 from clipq.layers import DEFAULT_TYPES, CompressibleLayer, compressible_layers, matches
@@ -40,6 +40,7 @@ from clipq.subset_error import SubsetError
 from clipq.train_config import TrainConfig
 from clipq.train_state import History, seed_everything
 from clipq.training import Objective, StepLoss, modes_put_back
+from clipq.verified_file import write_verified
 from clipq.ws_train import ws_train
 
 Theta = LayerSetting | tuple[float, int]
@@ -162,7 +163,7 @@ def save(
     coder: Coder = "best",
     conventions: Conventions = Conventions(),  # noqa: B008 (frozen)
 ) -> int:
-    """Writes a compressed network atomically; gives the file's size in bytes.
+    """Writes a compressed network atomically, decoded once before; gives the file's size in bytes.
 
     path: a name that ends in ``.mat`` makes the struct for MATLAB (docs/format.md), which has the streams of the coder
         ``fixed``; any other a ``.clipq`` file.
@@ -170,11 +171,12 @@ def save(
 
     Raises:
         SettingError: not a network, an unknown coder, or a tensor that the file cannot hold.
+        WriteError: it cannot be written; what was there before is unchanged.
     """
     net = _network("save", net)
     if Path(path).suffix.lower() == ".mat":
         return write_mat(net, path, conventions)
-    return write_clipq(encode_sparse_quantized_net_v2(net, coder, conventions), path)
+    return write_verified(net, encode_sparse_quantized_net_v2(net, coder, conventions), path)
 
 
 def load(source: Source) -> QuantizedNet:

@@ -23,7 +23,7 @@ from torch import nn
 from clipq.data.made import DataShape, data_shape, made_dataset
 from clipq.decode_sparse_quantized_net_v2 import decode_sparse_quantized_net_v2
 from clipq.device import find_device, repeatable
-from clipq.encode_sparse_quantized_net_v2 import EncodedNet, encode_sparse_quantized_net_v2, write_clipq
+from clipq.encode_sparse_quantized_net_v2 import EncodedNet, encode_sparse_quantized_net_v2
 from clipq.errors import ExperimentError
 from clipq.experiment import Experiment
 from clipq.layers import CompressibleLayer, compressible_layers
@@ -35,6 +35,7 @@ from clipq.subset_error import SubsetError
 from clipq.tensor_bytes import tensor_to_bytes
 from clipq.train_config import TrainConfig
 from clipq.training import fit
+from clipq.verified_file import write_verified
 from clipq.weight_sharing import quantized_net
 from clipq.ws_train import ws_train
 
@@ -133,7 +134,7 @@ class _Rehearsal:
         net = quantized_net(model, layers, settings, experiment.conventions)
         encoded = encode_sparse_quantized_net_v2(net, experiment.encode.coder, experiment.conventions)
         path.parent.mkdir(parents=True, exist_ok=True)
-        n_bytes = write_clipq(encoded, path)
+        n_bytes = write_verified(net, encoded, path)
         self._compare(net, path)
         parameters = sum(p.numel() for p in model.parameters())
         return DryRun(

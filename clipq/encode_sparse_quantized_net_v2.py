@@ -6,7 +6,6 @@ relative index with filler zeros, b-bit codes and a float32 codebook for each la
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import get_args
@@ -14,7 +13,6 @@ from typing import get_args
 import numpy as np
 import torch
 
-from clipq.atomic_file import write_bytes
 from clipq.bit_stream import pack_bits, varint
 from clipq.bits import Coder, choose_index_bits, padding_size
 from clipq.byte_reader import CRC_SIZE
@@ -130,15 +128,6 @@ def encode_sparse_quantized_net_v2(
         tensors_coder=tensors_coder,
         tensors_section=tensors_section,
     )
-
-
-def write_clipq(encoded: EncodedNet, path: str | os.PathLike[str]) -> int:
-    """Writes the file atomically and gives its size on disk in bytes.
-
-    Raises:
-        WriteError: it cannot be written; what was there before is unchanged.
-    """
-    return write_bytes(path, encoded.to_bytes())
 
 
 def _encode_tensors(tensors: Mapping[str, torch.Tensor], coder: Coder) -> tuple[str, bytes]:

@@ -33,7 +33,7 @@ from clipq.dead_units import fold_dead_units
 from clipq.decode_sparse_quantized_net_v2 import decode_sparse_quantized_net_v2
 from clipq.device import find_device, repeatable
 from clipq.distillation import distilled
-from clipq.encode_sparse_quantized_net_v2 import EncodedNet, encode_sparse_quantized_net_v2, write_clipq
+from clipq.encode_sparse_quantized_net_v2 import EncodedNet, encode_sparse_quantized_net_v2
 from clipq.errors import CheckpointError, ExperimentError, Interrupted
 from clipq.experiment import Experiment, load_experiment
 from clipq.interruption import stop_requests
@@ -55,6 +55,7 @@ from clipq.subset_error import SubsetError
 from clipq.train_config import TrainConfig
 from clipq.train_state import History, seed_everything
 from clipq.training import Objective, cross_entropy, fit, top1_error
+from clipq.verified_file import write_verified
 from clipq.ws_train import WsTrainResult, ws_train
 
 
@@ -297,7 +298,7 @@ class Run:
 
     def _encode(self, net: QuantizedNet) -> EncodedNet:
         encoded = encode_sparse_quantized_net_v2(net, self.experiment.encode.coder, self.experiment.conventions)
-        write_clipq(encoded, self.files.clipq)
+        write_verified(net, encoded, self.files.clipq)
         write_mat(net, self.files.mat, self.experiment.conventions)
         return encoded
 

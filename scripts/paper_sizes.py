@@ -32,11 +32,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from clipq.atomic_file import write_text
 from clipq.bits import Coder, dense_bits, layer_bits
 from clipq.decode_sparse_quantized_net_v2 import decode_sparse_quantized_net_v2
-from clipq.encode_sparse_quantized_net_v2 import encode_sparse_quantized_net_v2, write_clipq
+from clipq.encode_sparse_quantized_net_v2 import encode_sparse_quantized_net_v2
 from clipq.layers import CompressibleLayer, compressible_layers
 from clipq.networks import NETWORKS
 from clipq.provenance import provenance
 from clipq.quantized_net import LayerSetting, QuantizedNet
+from clipq.verified_file import write_verified
 from clipq.weight_sharing import quantized_net
 from clipq.ws_learn_one_layer import ws_learn_one_layer
 from scripts.argument_types import at_least
@@ -107,7 +108,7 @@ def write_and_decode(net: QuantizedNet, coder: Coder) -> tuple[int, int, bool]:
     """Bytes of the file, those of them that are no layer's, and whether it decodes to the same weights."""
     with tempfile.TemporaryDirectory() as folder:
         encoded = encode_sparse_quantized_net_v2(net, coder)
-        n_bytes = write_clipq(encoded, Path(folder, "net.clipq"))
+        n_bytes = write_verified(net, encoded, Path(folder, "net.clipq"))
         decoded = decode_sparse_quantized_net_v2(Path(folder, "net.clipq"))
     same = all(torch.equal(a.weights(), b.weights()) for a, b in zip(net.layers, decoded.layers, strict=True))
     return n_bytes, n_bytes - sum(layer.n_bytes for layer in encoded.layers), same

@@ -8,9 +8,10 @@ from hypothesis import given
 
 from clipq.conventions import Conventions
 from clipq.decode_sparse_quantized_net_v2 import decode_sparse_quantized_net_v2, inspect
-from clipq.encode_sparse_quantized_net_v2 import encode_sparse_quantized_net_v2, write_clipq
+from clipq.encode_sparse_quantized_net_v2 import encode_sparse_quantized_net_v2
 from clipq.errors import SettingError
 from clipq.quantized_net import QuantizedLayer, QuantizedNet
+from clipq.verified_file import write_verified
 
 #: The worked example of docs/format.md, put together by hand there; the CRCs are those of an independent tool.
 EXAMPLE = bytes.fromhex(
@@ -127,7 +128,7 @@ def test_the_file_on_disk_and_what_is_in_it(tmp_path: Path) -> None:
     net = QuantizedNet(_example_net().layers, _example_net().tensors, {"tied.weight": "fc.weight"})
     encoded = encode_sparse_quantized_net_v2(net)
     path = tmp_path / "net.clipq"
-    assert write_clipq(encoded, path) == path.stat().st_size
+    assert write_verified(net, encoded, path) == path.stat().st_size
     nets.assert_same_net(decode_sparse_quantized_net_v2(path), net)
     nets.assert_same_net(decode_sparse_quantized_net_v2(str(path)), net)
     info = inspect(path)

@@ -13,12 +13,13 @@ from clipq.commands import naming, output_file
 from clipq.commands.info import info_text
 from clipq.conventions import Conventions
 from clipq.decode_sparse_quantized_net_v2 import decode_sparse_quantized_net_v2, inspect
-from clipq.encode_sparse_quantized_net_v2 import encode_sparse_quantized_net_v2, write_clipq
+from clipq.encode_sparse_quantized_net_v2 import encode_sparse_quantized_net_v2
 from clipq.errors import ModelError, SettingError, WeightError
 from clipq.matlab_net import write_mat
 from clipq.quantize_state import choose_settings, quantize_state
 from clipq.quantized_net import LayerSetting, QuantizedNet
 from clipq.state_file import READ_SUFFIXES, read_state
+from clipq.verified_file import write_verified
 
 Value = TypeVar("Value")
 
@@ -80,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
         size = write_mat(net, args.output, conventions)
         print(f"{args.output}: {len(net.layers)} layers, {size:,} bytes")
     else:
-        write_clipq(encode_sparse_quantized_net_v2(net, args.coder, conventions), args.output)
+        write_verified(net, encode_sparse_quantized_net_v2(net, args.coder, conventions), args.output)
         print(info_text(inspect(args.output), str(args.output)))
     return 0
 
