@@ -152,7 +152,7 @@ def _read_floats(reader: ByteReader, form: int, n: int, exponent_bits: int, mant
     below, negative, mantissa = read(reader, n, spread, mantissa_bits - zeros)
     kept = below != 0
     some = negative << np.uint32(exponent_bits + mantissa_bits)
-    some |= (np.uint32(largest + 1) - below[kept]) << np.uint32(mantissa_bits)
+    some |= (np.uint32(largest + 1) - below[kept].astype(np.uint32)) << np.uint32(mantissa_bits)
     some |= mantissa << np.uint32(zeros)
     if not some.all():
         reader.invalid("exponents: expected none of an element +0")
