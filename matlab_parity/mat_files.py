@@ -61,7 +61,7 @@ def load_mat(path: Path) -> Case:
         with warnings.catch_warnings():
             warnings.simplefilter("error", ComplexWarning)
             raw = scipy.io.loadmat(path, struct_as_record=False, squeeze_me=False, mat_dtype=True)
-        return {name: _plain(value) for name, value in raw.items() if not name.startswith("__")}
+        variables = {name: _plain(value) for name, value in raw.items() if not name.startswith("__")}
     except ComplexWarning as error:
         uncast = scipy.io.loadmat(path, struct_as_record=False)
         found = [_complex_in(_plain(value), name) for name, value in uncast.items() if not name.startswith("__")]
@@ -71,6 +71,9 @@ def load_mat(path: Path) -> Case:
         raise FixtureError(f"{path}: expected a .mat file, it cannot be read: {error}") from error
     except Exception as error:  # zlib.error and SciPy's bare exceptions on damaged bytes
         raise FixtureError(f"{path}: expected a .mat file, it is damaged: {error}") from error
+    if not variables:
+        raise FixtureError(f"{path}: expected a .mat file with variables, there are none")
+    return variables
 
 
 def load_cases(path: Path, schema: Mapping[str, Var], variable: str = "cases") -> list[Case]:

@@ -65,7 +65,7 @@ def bracket(table, n, p, like, state, margin, SAMPLE: tl.constexpr):
         high += tl.where((below >> 16) <= rank + spare, step, 0)
     low = tl.maximum(low, 1)  # zeros are in no bin
     span = tl.maximum(high - low, 0).to(tl.int64) + 65536
-    shift = tl.sum((span > BINS * (1 << tl.arange(0, 32).to(tl.int64))).to(tl.int32))
+    shift = tl.sum((span > (1 << tl.arange(0, 32).to(tl.int64)) * BINS).to(tl.int32))
     of_side = state + (layer * 2 + side) * FIELDS
     tl.store(of_side + LOW, low)
     tl.store(of_side + SHIFT, shift)
