@@ -26,13 +26,13 @@ def write_verified(net: QuantizedNet, encoded: EncodedNet, path: str | os.PathLi
     """
     data = encoded.to_bytes()
     try:
-        fault = ", ".join(differences(net, decode_sparse_quantized_net_v2(data)))
+        faults = [name or "''" for name in differences(net, decode_sparse_quantized_net_v2(data))]
     except ClipqFormatError as error:
-        fault = str(error)
-    if fault:
+        faults = [str(error)]
+    if faults:
         raise WriteError(
-            f"{path}: not written, as it would not give the same network again, a fault of clipq's ({fault}); the "
-            "coder fixed may do"
+            f"{path}: not written, as it would not give the same network again, a fault of clipq's "
+            f"({', '.join(faults)}); the coder fixed may do"
         )
     return write_bytes(path, data)
 

@@ -52,6 +52,13 @@ def test_what_differs_is_named(different: QuantizedNet, names: list[str], tmp_pa
     assert path.read_bytes() == b"as before" and list(tmp_path.iterdir()) == [path]
 
 
+def test_an_entry_without_a_name_is_compared_too(tmp_path: Path) -> None:
+    unnamed, different = (QuantizedNet((), {"": tensor}) for tensor in (torch.ones(2), torch.zeros(2)))
+    with pytest.raises(WriteError, match=r"not written.*\(''\)"):
+        write_verified(unnamed, encode_sparse_quantized_net_v2(different), tmp_path / "net.clipq")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_level_that_no_weight_takes_does_not_count() -> None:
     assert not list(differences(NET, other(levels=np.array([7, -0.5, 1.0], np.float32))))
 
