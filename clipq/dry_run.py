@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from clipq.atomic_file import write_bytes
 from clipq.data.made import DataShape, data_shape, made_dataset
 from clipq.decode_sparse_quantized_net_v2 import decode_sparse_quantized_net_v2
 from clipq.device import find_device, repeatable
@@ -35,7 +36,6 @@ from clipq.subset_error import SubsetError
 from clipq.tensor_bytes import tensor_to_bytes
 from clipq.train_config import TrainConfig
 from clipq.training import fit
-from clipq.verified_file import write_verified
 from clipq.weight_sharing import quantized_net
 from clipq.ws_train import ws_train
 
@@ -134,7 +134,7 @@ class _Rehearsal:
         net = quantized_net(model, layers, settings, experiment.conventions)
         encoded = encode_sparse_quantized_net_v2(net, experiment.encode.coder, experiment.conventions)
         path.parent.mkdir(parents=True, exist_ok=True)
-        n_bytes = write_verified(net, encoded, path)
+        n_bytes = write_bytes(path, encoded.to_bytes())
         self._compare(net, path)
         parameters = sum(p.numel() for p in model.parameters())
         return DryRun(

@@ -3,7 +3,7 @@
 ImageNet's trained weights are not needed: stand-ins for every layer's weights are drawn independently from a Laplace
 distribution of mean 0 and He's variance 2 / fan_in (the scale changes no size), biases and normalization parameters
 from a normal one.  All tensors have their real shapes.  A size is the whole file's, its layers counted by
-``clipq.bits``, those of one shape once, as they differ by chance alone; at a few points the file is written, compared
+``clipq.bits``, those of one shape once, as they differ by chance alone; at a few points the file is made, compared
 with the count, and decoded.
 
 Writes results/paper_sizes/paper_sizes.json; `python scripts/make_results.py` draws table and figure from it.  About ten
@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -37,7 +36,7 @@ from clipq.layers import CompressibleLayer, compressible_layers
 from clipq.networks import NETWORKS
 from clipq.provenance import provenance
 from clipq.quantized_net import LayerSetting, QuantizedNet
-from clipq.verified_file import write_verified
+from clipq.verified_file import differences
 from clipq.weight_sharing import quantized_net
 from clipq.ws_learn_one_layer import ws_learn_one_layer
 from scripts.argument_types import at_least
@@ -104,14 +103,12 @@ def count(layers: Sequence[CompressibleLayer], title: str) -> dict[tuple[float, 
     return totals
 
 
-def write_and_decode(net: QuantizedNet, coder: Coder) -> tuple[int, int, bool]:
+def encode_and_decode(net: QuantizedNet, coder: Coder) -> tuple[int, int, bool]:
     """Bytes of the file, those of them that are no layer's, and whether it decodes to the same weights."""
-    with tempfile.TemporaryDirectory() as folder:
-        encoded = encode_sparse_quantized_net_v2(net, coder)
-        n_bytes = write_verified(net, encoded, Path(folder, "net.clipq"))
-        decoded = decode_sparse_quantized_net_v2(Path(folder, "net.clipq"))
-    same = all(torch.equal(a.weights(), b.weights()) for a, b in zip(net.layers, decoded.layers, strict=True))
-    return n_bytes, n_bytes - sum(layer.n_bytes for layer in encoded.layers), same
+    encoded = encode_sparse_quantized_net_v2(net, coder)
+    data = encoded.to_bytes()
+    same = not list(differences(net, decode_sparse_quantized_net_v2(data)))
+    return len(data), len(data) - sum(layer.n_bytes for layer in encoded.layers), same
 
 
 def measure(published: Published, seed: int) -> dict[str, Any]:
@@ -125,7 +122,7 @@ def measure(published: Published, seed: int) -> dict[str, Any]:
     for theta in WRITTEN:
         net = quantized_net(model, layers, {layer.name: theta for layer in layers})
         for coder in CODERS:
-            n_bytes, rest[coder], same = write_and_decode(net, coder)
+            n_bytes, rest[coder], same = encode_and_decode(net, coder)
             counted = totals[theta.p, theta.b][coder] + rest[coder]
             written.append(
                 {"p": theta.p, "b": theta.b, "coder": coder, "file": n_bytes, "counted": counted, "same": same}

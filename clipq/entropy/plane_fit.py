@@ -37,8 +37,8 @@ _RIDGE = 0.1
 #: Which features are of use is told by half of the samples, and less exactly.
 _TO_CHOOSE = 20.0
 _UNIT = math.log(2) / 256  # of log odds
-_MOST = S_MAX * _UNIT
-_MOST_BIAS = S_MAX // LOG_ODDS_STEP * LOG_ODDS_STEP * _UNIT
+#: The most that a mean or a bias may be.
+_MOST_STORED = S_MAX // LOG_ODDS_STEP * LOG_ODDS_STEP
 
 
 def choose_offsets(signed: np.ndarray) -> tuple[int, ...]:
@@ -216,9 +216,8 @@ def _worthwhile_mean(log_odds: float, information: float) -> int:
     def cost(mean: int) -> float:
         return mean_size(mean) + information * math.log(2) / 2 * ((mean - log_odds) / 256) ** 2
 
-    most = S_MAX // LOG_ODDS_STEP * LOG_ODDS_STEP
     steps = [LOG_ODDS_STEP << shift for shift in range(4)]
-    return min((min(max(round(log_odds / step) * step, -most), most) for step in steps), key=cost)
+    return min((min(max(round(log_odds / step) * step, -_MOST_STORED), _MOST_STORED) for step in steps), key=cost)
 
 
 def _variation(ones: np.ndarray, every: np.ndarray, p: float) -> _Variation:
@@ -262,8 +261,7 @@ def fit_plane(view: View, ones: np.ndarray) -> PlaneSetting:
     rounding = information[-1, :-1] @ (solution[:-1] - rounded / step) / information[-1, -1]
     bias = (solution[-1] + rounding) / _UNIT
     bias = setting.mean + round((float(bias) - setting.mean) / LOG_ODDS_STEP) * LOG_ODDS_STEP
-    most = S_MAX // LOG_ODDS_STEP * LOG_ODDS_STEP
-    return replace(setting, bias=min(max(bias, -most), most), weights=weights)
+    return replace(setting, bias=min(max(bias, -_MOST_STORED), _MOST_STORED), weights=weights)
 
 
 def _sample(ones: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
@@ -291,7 +289,7 @@ def _newton(
     solution, loss, information = at, math.inf, np.diag(ridge)
     step, of_ones = np.zeros_like(solution), weight * ones
     for _ in range(_MOST_ITERATIONS):
-        z = np.clip(at.astype(np.float32) @ x, -_MOST, _MOST)
+        z = np.clip(at.astype(np.float32) @ x, -S_MAX * _UNIT, S_MAX * _UNIT)
         odds = np.exp(z) + 1
         now = float(weight @ np.log(odds) - of_ones @ z) + float(ridge[:-1] @ at[:-1] ** 2) / 2
         if now > loss + 1e-6:  # overshot
@@ -312,7 +310,8 @@ def _newton(
 def _step(information: np.ndarray, gradient: np.ndarray, bias: float) -> np.ndarray:
     """Newton's step, or the best one that takes the bias, which is the last, as far as it may go."""
     step: np.ndarray = np.linalg.solve(information, gradient)
-    beyond = bias + step[-1] - np.clip(bias + step[-1], -_MOST_BIAS, _MOST_BIAS)
+    most = _MOST_STORED * _UNIT
+    beyond = bias + step[-1] - np.clip(bias + step[-1], -most, most)
     if beyond:
         step[-1] -= beyond
         step[:-1] = np.linalg.solve(information[:-1, :-1], gradient[:-1] - information[:-1, -1] * step[-1])
