@@ -163,7 +163,7 @@ def save(
     coder: Coder = "best",
     conventions: Conventions = Conventions(),  # noqa: B008 (frozen)
 ) -> int:
-    """Writes a compressed network atomically, decoded once before; gives the file's size in bytes.
+    """Writes a compressed network atomically, a ``.clipq`` file once it was decoded to the same; gives its bytes.
 
     path: a name that ends in ``.mat`` makes the struct for MATLAB (docs/format.md), which has the streams of the coder
         ``fixed``; any other a ``.clipq`` file.
