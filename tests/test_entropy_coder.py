@@ -12,7 +12,7 @@ import clipq.encode_sparse_quantized_net_v2 as encoder
 from clipq.byte_reader import ByteReader, InvalidValueError
 from clipq.decode_sparse_quantized_net_v2 import decode_sparse_quantized_net_v2, inspect
 from clipq.encode_sparse_quantized_net_v2 import encode_sparse_quantized_net_v2
-from clipq.entropy import entropy_coder, pattern_coder, plane_coder, plane_header
+from clipq.entropy import entropy_coder, pattern_coder, plane_fit, plane_header
 from clipq.entropy.codebook import pack_codebook
 from clipq.entropy.entropy_coder import EMPTY, PATTERNS, PLANES, decode_entropy, encode_entropy
 from clipq.entropy.pattern_coder import PatternPlan, decode_patterns
@@ -163,7 +163,7 @@ def test_rows_columns_and_neighbours_are_made_use_of() -> None:
 
 def test_how_often_each_level_occurs_is_made_use_of(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of many levels each has a frequency of its own, with either sign; it is learnt from slab to slab."""
-    for module in (plane_coder, plane_header):
+    for module in (plane_fit, plane_header):
         monkeypatch.setattr(module, "SLAB_POSITIONS", 6000)
     rng = np.random.default_rng(0)
     p = rng.gamma(0.3, size=64)

@@ -18,6 +18,7 @@ from clipq.entropy.pattern_coder import MOST_SYMBOLS, PatternPlan, decode_patter
 from clipq.entropy.plane_coder import PlanePlan, decode_planes
 from clipq.entropy.plane_estimate import estimate_planes
 from clipq.entropy.plane_header import MOST_WEIGHTS, SLAB_POSITIONS
+from clipq.entropy.plane_sample import CodedLayer, Fitted, LayerSample
 from clipq.errors import SettingError
 from clipq.one_blas_thread import one_blas_thread
 from clipq.quantized_net import QuantizedLayer
@@ -27,9 +28,10 @@ _UNEVEN = 4
 #: Layers of more weights than this are modelled by planes only where a sample of them says that it pays.
 LARGE = 1 << 19
 _WORTH = 0.997
-#: How many weights are looked at to choose a large layer's model, and how many to count the bytes of a layer of more
-#: weights than ``_WHOLE``.
-_TO_CHOOSE, _TO_COUNT, _WHOLE = 1 << 18, 1 << 20, 1 << 22
+#: How many weights of how many parts of a large layer are looked at to choose its model, to fit it, and to count the
+#: bytes of a layer of more weights than ``_WHOLE``.
+_TO_CHOOSE, _TO_FIT, _TO_COUNT = (1 << 18, 4), (1 << 21, 4), (1 << 23, 8)
+_WHOLE = 1 << 22
 #: About what a level takes.
 _BITS_PER_LEVEL = 22
 
@@ -150,46 +152,48 @@ def kernel_size(shape: tuple[int, ...]) -> int:
 
 def _choose(codes: np.ndarray, b: int, negative: int) -> tuple[int, PlanePlan | PatternPlan, np.ndarray]:
     """The model, and which codes occur: planes, but for large layers of which patterns, by a sample, take less."""
-    every, kernel = codes.reshape(matrix(codes.shape)), kernel_size(codes.shape)
     if codes.size <= LARGE:
-        return PLANES, _plane_plan(every, b, negative, kernel), _used(codes[codes != 0], b)
-    patterns = PatternPlan(codes.reshape(-1), b)
+        return PLANES, _plane_plan(codes, b, negative), _used(codes[codes != 0], b)
+    layer, patterns = _both(codes, b, negative)
     used = patterns.code_counts > 0
-    if not _planes_can(every) or not _planes_pay(every, b, negative, kernel, patterns):
+    if not _planes_pay(layer, patterns):
         return PATTERNS, patterns, used
-    planes = _plane_plan(every, b, negative, kernel)
+    fitted = LayerSample(layer, *_TO_FIT).fit() if codes.size > SLAB_POSITIONS else None
+    planes = _plane_plan(codes, b, negative, fitted)
     return (PLANES, planes, used) if planes.size() < patterns.size() else (PATTERNS, patterns, used)
 
 
 def _large_size(codes: np.ndarray, b: int, negative: int) -> tuple[int, np.ndarray]:
     """About the bytes of a large layer's codes, and which codes occur."""
-    every = codes.reshape(matrix(codes.shape))
-    patterns = PatternPlan(codes.reshape(-1), b)
+    layer, patterns = _both(codes, b, negative)
     size, used = patterns.size(), patterns.code_counts > 0
-    if _planes_can(every):
-        size = min(size, _estimate(every, b, negative, kernel_size(codes.shape), patterns, _TO_COUNT))
+    if _planes_pay(layer, patterns):
+        fitted = LayerSample(layer, *_TO_FIT).fit()
+        size = min(size, estimate_planes(LayerSample(layer, *_TO_COUNT), fitted))
     return size, used
 
 
-def _planes_can(codes: np.ndarray) -> bool:
-    """Whether the model has room for so large a matrix [R, C]."""
-    return codes.shape[1] <= SLAB_POSITIONS and codes.size <= MOST_WEIGHTS
-
-
-def _planes_pay(codes: np.ndarray, b: int, negative: int, kernel: int, patterns: PatternPlan) -> bool:
-    """Whether planes will take clearly less than patterns, by a sample of ``codes`` [R, C]."""
-    return _estimate(codes, b, negative, kernel, patterns, _TO_CHOOSE) < _WORTH * patterns.size()
-
-
-def _estimate(codes: np.ndarray, b: int, negative: int, kernel: int, patterns: PatternPlan, walked: int) -> int:
-    """About the bytes that planes make of ``codes`` [R, C], by a sample of so many of them."""
+def _both(codes: np.ndarray, b: int, negative: int) -> tuple[CodedLayer, PatternPlan]:
+    """A large layer as each of the models has it."""
+    patterns = PatternPlan(codes.reshape(-1), b)
     counts = np.append(codes.size - patterns.code_counts.sum(), patterns.code_counts)
-    magnitude, is_negative = _codes_to_signed(np.arange(2**b), negative)
-    return estimate_planes(codes, counts, magnitude, is_negative, kernel, walked)
+    meaning = _codes_to_signed(np.arange(counts.size), negative)
+    return CodedLayer(codes.reshape(matrix(codes.shape)), counts, *meaning, kernel_size(codes.shape)), patterns
 
 
-def _plane_plan(codes: np.ndarray, b: int, negative: int, kernel: int) -> PlanePlan:
-    return PlanePlan(*_codes_to_signed(codes, negative), kernel, max(negative, 2**b - 1 - negative))
+def _planes_pay(layer: CodedLayer, patterns: PatternPlan) -> bool:
+    """Whether planes have room for so large a layer, and may take clearly less than patterns: by a sample, if one is
+    much smaller than the layer.
+    """
+    if layer.codes.shape[1] > SLAB_POSITIONS or layer.codes.size > MOST_WEIGHTS:
+        return False
+    sample = LayerSample(layer, *_TO_CHOOSE)
+    return 2 * sample.walked > layer.codes.size or estimate_planes(sample, sample.fit()) < _WORTH * patterns.size()
+
+
+def _plane_plan(codes: np.ndarray, b: int, negative: int, fitted: Fitted | None = None) -> PlanePlan:
+    signed = _codes_to_signed(codes.reshape(matrix(codes.shape)), negative)
+    return PlanePlan(*signed, kernel_size(codes.shape), max(negative, 2**b - 1 - negative), fitted)
 
 
 def _leading_negatives(levels: np.ndarray) -> int:

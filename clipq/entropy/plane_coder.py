@@ -15,15 +15,14 @@ from clipq.entropy.lane_decoder import LaneDecoder
 from clipq.entropy.lane_encoder import LaneEncoder
 from clipq.entropy.lane_passes import kernels_for
 from clipq.entropy.lanes import ONE
-from clipq.entropy.plane_fit import Truth, choose_offsets, entropy_bits, first_settings, fit_plane
-from clipq.entropy.plane_header import SLAB_POSITIONS, Lanes, pack_head, read_head, setting_size
+from clipq.entropy.plane_fit import PlaneSample, Truth, choose_offsets, first_settings, fit_plane, usual_grid
+from clipq.entropy.plane_header import Lanes, pack_head, read_head
 from clipq.entropy.plane_lanes import LastSlab, mask_positions
 from clipq.entropy.plane_model import FeatureNumbers, PlaneSetting
 from clipq.entropy.plane_order import Grid, planes
+from clipq.entropy.plane_sample import Fitted
 from clipq.entropy.plane_walk import PlaneWalk, View
 
-#: Layers of fewer weights, and those of which comparing rows takes more products than this, are in fewer runs.
-_SMALL, _LARGE = 30_000, 1 << 27
 #: -log2 of each share.
 _BITS_OF = (PROBABILITY_BITS - np.log2(np.maximum(np.arange(ONE + 1), 1))).astype(np.float32)
 
@@ -48,41 +47,28 @@ _NOTHING = _Taken(-1, np.zeros(0, np.bool_), np.zeros(0, np.uint16), [], np.zero
 
 
 class _Writer:
-    """Takes the true decisions, and fits the planes' settings to those of the first slab."""
+    """Takes the true decisions; those planes that are not ``fitted`` are fitted to what comes of them first."""
 
-    def __init__(self, truth: Truth, settings: list[PlaneSetting], grid: Grid, largest: int) -> None:
+    def __init__(self, truth: Truth, settings: list[PlaneSetting], grid: Grid, largest: int, fitted: bool) -> None:
         self._truth, self._settings = truth, settings
         self._planes, self._grid = planes(largest), grid
-        self._fitted: set[int] = set()
+        self._to_fit = set() if fitted else {i for i, setting in enumerate(settings) if setting.weights}
         self.taken: list[_Taken] = []
         self.narrowed = 0, 0
 
     def take(self, view: View, last_slab: bool) -> np.ndarray:
-        ones = self._truth.at(view.number, view.items.at)
+        i, ones = view.number, self._truth.at(view.number, view.items.at)
         view.learn_all(ones)
-        q, bits = self._fitted_probabilities(view, ones)
-        self.taken.append(_Taken(view.number, ones, q, [run.stop for run in view.runs()], bits, last_slab))
+        if i in self._to_fit:
+            self._to_fit.remove(i)
+            sample = PlaneSample.of(view, ones)
+            self._settings[i] = fit_plane(self._settings[i], sample, self._grid, self._planes[i])
+        q, bits = coded(view, ones)
+        self.taken.append(_Taken(i, ones, q, [run.stop for run in view.runs()], bits, last_slab))
         return ones
 
     def narrow(self, kept: int) -> None:
         self.narrowed = len(self.taken), kept
-
-    def _fitted_probabilities(self, view: View, ones: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """As ``coded``; of a plane's first items its setting is chosen."""
-        settings, i = self._settings, view.number
-        if i in self._fitted or not settings[i].weights:
-            self._fitted.add(i)
-            return coded(view, ones)
-        self._fitted.add(i)
-        plain = PlaneSetting(None, settings[i].mean, settings[i].mean)
-        settings[i] = fit_plane(view, ones)
-        q, bits = coded(view, ones)
-        saved = entropy_bits(int(np.count_nonzero(ones)), ones.size) - float(bits.sum())
-        sizes = [setting_size(s, self._grid, self._planes[i]) for s in (settings[i], plain)]
-        if saved > sizes[0] - sizes[1]:
-            return q, bits
-        settings[i] = plain
-        return coded(view, ones)
 
 
 def coded(view: View, ones: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -122,18 +108,20 @@ class PlanePlan:
     magnitude: uint8 [R, C], 0 for a pruned weight, else the number of its level from zero, at most ``largest``.
     negative: bool [R, C].
     kernel: so many columns, one after the other, belong to the same input; a divisor of C.
+    fitted: to the layer already; otherwise it is fitted to its first slab.
     """
 
-    def __init__(self, magnitude: np.ndarray, negative: np.ndarray, kernel: int, largest: int) -> None:
+    def __init__(
+        self, magnitude: np.ndarray, negative: np.ndarray, kernel: int, largest: int, fitted: Fitted | None = None
+    ) -> None:
         rows, columns = magnitude.shape
         signed = np.where(negative, np.int8(-1), (magnitude > 0).view(np.int8))
-        most = max(1, SLAB_POSITIONS // max(columns, 1))
-        slab_rows = -(-rows // -(-rows // most))  # slabs of equal size, as the last one has to take all lanes back
-        self.grid = grid = Grid(rows, columns, kernel, choose_offsets(signed), slab_rows, pace_of(rows, columns))
+        offsets = fitted.offsets if fitted else choose_offsets(signed)
+        self.grid = grid = usual_grid(rows, columns, kernel, offsets)
         self._largest = largest
-        self.settings = first_settings(magnitude, negative, grid, largest)
+        self.settings = list(fitted.settings) if fitted else first_settings(magnitude, negative, grid, largest)
         truth = Truth(magnitude, negative, grid, largest)
-        writer = _Writer(truth, self.settings, grid, largest)
+        writer = _Writer(truth, self.settings, grid, largest, bool(fitted))
         walk = PlaneWalk(grid, largest, self.settings)
         for first, stop in grid.slabs():
             truth.begin(first, stop)
@@ -173,11 +161,6 @@ class PlanePlan:
         each = [last[i].each() if i in last else 0.0 for i in (0, sign)]
         n, positions = self.grid.rows * self.grid.columns, mask_positions(self.grid, self.settings)
         return LastSlab(n, positions, self._narrowed[1], bits, *each)
-
-
-def pace_of(rows: int, columns: int) -> int:
-    """More runs know more of each other; large layers save time with fewer, and small ones lose little by it."""
-    return 0 if _SMALL <= rows * columns and rows * columns * min(rows, columns) < _LARGE else 3
 
 
 def _without_unused_offsets(grid: Grid, settings: list[PlaneSetting]) -> tuple[Grid, list[PlaneSetting]]:

@@ -13,13 +13,15 @@ from typing import NamedTuple
 import numpy as np
 
 from clipq.entropy.integer_log import S_MAX
-from clipq.entropy.plane_header import LOG_ODDS_STEP, MOST_WEIGHT, mean_size
+from clipq.entropy.plane_header import LOG_ODDS_STEP, MOST_WEIGHT, SLAB_POSITIONS, mean_size, setting_size
 from clipq.entropy.plane_model import WEIGHT_BITS, FeatureNumbers, PlaneSetting
 from clipq.entropy.plane_order import MAGNITUDES, Grid, Plane, parents, planes
 from clipq.entropy.plane_walk import View
 
 MAX_OFFSETS = 6
 _LARGEST_OFFSET = 1024
+#: Layers of fewer weights, and those of which comparing rows takes more products than this, are in fewer runs.
+_SMALL, _LARGE = 30_000, 1 << 27
 #: So many rows say at which distances neighbours are alike.
 _OFFSET_ROWS = 64
 #: To at most about this many ones of a mask, and as many zeros, it is fitted; and so for the planes after it, which
@@ -39,6 +41,17 @@ _TO_CHOOSE = 20.0
 _UNIT = math.log(2) / 256  # of log odds
 #: The most that a mean or a bias may be.
 _MOST_STORED = S_MAX // LOG_ODDS_STEP * LOG_ODDS_STEP
+
+
+def usual_grid(rows: int, columns: int, kernel: int, offsets: tuple[int, ...]) -> Grid:
+    """How a layer is walked over: in slabs of equal size, as the last one has to take all lanes back.
+
+    More runs know more of each other; large layers save time with fewer, and small ones lose little by it.
+    """
+    most = max(1, SLAB_POSITIONS // max(columns, 1))
+    slab_rows = -(-rows // -(-rows // most))
+    few = not _SMALL <= rows * columns or rows * columns * min(rows, columns) >= _LARGE
+    return Grid(rows, columns, kernel, offsets, slab_rows, 3 if few else 0)
 
 
 def choose_offsets(signed: np.ndarray) -> tuple[int, ...]:
@@ -96,13 +109,21 @@ def decide(plane: Plane, magnitude: np.ndarray) -> np.ndarray:
     return magnitude >= (1 << plane.e)
 
 
-def first_settings(magnitude: np.ndarray, negative: np.ndarray, grid: Grid, largest: int) -> list[PlaneSetting]:
+def first_settings(
+    magnitude: np.ndarray,
+    negative: np.ndarray,
+    grid: Grid,
+    largest: int,
+    totals: Sequence[tuple[int, int]] | None = None,
+) -> list[PlaneSetting]:
     """Means and priors of all planes for a layer's magnitudes (uint8 [R, C]) and negative weights (bool [R, C]).
 
     Planes that are worth modelling have all features that may tell something, with any weight.
+
+    totals: ones and decisions of each plane in all of the layer, if these are only some of its rows.
     """
     kept, every = _Kept.of(magnitude, negative), planes(largest)
-    starts = [_start(plane, kept, grid) for plane in every]
+    starts = [_start(plane, kept, grid, totals[i] if totals else None) for i, plane in enumerate(every)]
     of_parents = [_CONSTANT if parent is None else starts[parent] for parent in parents(every)]
     return [start.setting(plane, grid, of) for start, plane, of in zip(starts, every, of_parents, strict=True)]
 
@@ -183,16 +204,14 @@ class _Start(NamedTuple):
 _CONSTANT = _Start(PlaneSetting(constant=0))
 
 
-def _start(plane: Plane, kept: _Kept, grid: Grid) -> _Start:
-    """Mean, priors and what varies of a plane."""
+def _start(plane: Plane, kept: _Kept, grid: Grid, total: tuple[int, int] | None) -> _Start:
+    """Mean, priors and what varies of a plane, which has so many ones and decisions in all if not only these."""
     members, chosen = kept.decisions(plane)
     k = kept.size(plane, chosen)
     n = math.prod(kept.shape) if plane.kind == "mask" else kept.size(plane, members)
+    plain, information = _plain(*(total or (k, n)))
     if k in (0, n):
-        return _Start(PlaneSetting(constant=int(k > 0)))
-    log_odds = 256 * math.log2((k + 0.4) / (n - k + 0.4))
-    mean = _worthwhile_mean(log_odds, k * (n - k) / n)
-    plain = PlaneSetting(None, mean, mean)
+        return _Start(plain)
     ones = kept.counts(chosen, grid.kernel)
     rows, columns = kept.shape
     every = (
@@ -202,10 +221,19 @@ def _start(plane: Plane, kept: _Kept, grid: Grid) -> _Start:
     )
     values = [kept.values(plane, of) if plane.looks_at == "value" else np.zeros(1) for of in (chosen, members)]
     pairs = zip([*ones, values[0]], [*every, values[1]], strict=True)
-    return _Start(plain, [_variation(some, of, k / n) for some, of in pairs], entropy_bits(k, n) >= _LEAST_BITS)
+    return _Start(plain, [_variation(some, of, k / n) for some, of in pairs], information >= _LEAST_BITS)
 
 
-def entropy_bits(k: int, n: int) -> float:
+def _plain(k: int, n: int) -> tuple[PlaneSetting, float]:
+    """The setting without features for k ones among n decisions, and the bits that these take with it."""
+    if k in (0, n):
+        return PlaneSetting(constant=int(k > 0)), 0.0
+    log_odds = 256 * math.log2((k + 0.4) / (n - k + 0.4))
+    mean = _worthwhile_mean(log_odds, k * (n - k) / n)
+    return PlaneSetting(None, mean, mean), entropy_bits(k, n)
+
+
+def entropy_bits(k: float, n: float) -> float:
     """Bits of k ones among n decisions, as few as one probability makes them."""
     return -(k * math.log2(k / n) + (n - k) * math.log2(1 - k / n)) if 0 < k < n else 0.0
 
@@ -232,24 +260,64 @@ def _variation(ones: np.ndarray, every: np.ndarray, p: float) -> _Variation:
     return _Variation(prior, excess > _CHANCE * math.sqrt(2 * squares + total * (1 / variance - 6)))
 
 
-def fit_plane(view: View, ones: np.ndarray) -> PlaneSetting:
-    """The plane's setting with the weights of largest likelihood, without the features that are not worth theirs."""
-    setting = view.setting
+class PlaneSample(NamedTuple):
+    """Some of a plane's decisions, for its setting to be fitted to.
+
+    features: of each decision, int32, by number.  ones: bool.
+    weight: how many decisions each stands for, float32.
+    n_ones, n: ones and decisions in all for which the sample stands.
+    """
+
+    features: dict[int, np.ndarray]
+    ones: np.ndarray
+    weight: np.ndarray
+    n_ones: float
+    n: float
+
+    @classmethod
+    def of(cls, view: View, ones: np.ndarray, each: float = 1.0, share: float = 1.0) -> PlaneSample:
+        """From a plane of which everything was learnt.
+
+        each: so many decisions each of them stands for.  share: the sample's among those that are fitted together.
+        """
+        index, weight = _sample(ones, int(share * (_OF_OTHERS if view.number else _OF_MASK)))
+        features = {k: view.feature(k, index) for k in view.setting.weights}
+        sizes = each * int(np.count_nonzero(ones)), each * ones.size
+        return cls(features, ones[index], weight * np.float32(each), *sizes)
+
+    def bits(self, setting: PlaneSetting) -> float:
+        """About the bits of all decisions for which the sample stands."""
+        log_odds = np.full(self.ones.size, setting.bias * _UNIT)
+        for k, weight in setting.weights.items():
+            log_odds += self.features[k] * (weight * _UNIT / (1 << WEIGHT_BITS))
+        return float(self.weight @ np.logaddexp(0, np.where(self.ones, -log_odds, log_odds))) / math.log(2)
+
+    @classmethod
+    def joined(cls, samples: Sequence[PlaneSample]) -> PlaneSample:
+        features = {k: np.concatenate([s.features[k] for s in samples]) for k in samples[0].features}
+        ones, weight = (np.concatenate([s[i] for s in samples]) for i in (1, 2))
+        return cls(features, ones, weight, sum(s.n_ones for s in samples), sum(s.n for s in samples))
+
+
+def fit_plane(setting: PlaneSetting, sample: PlaneSample, grid: Grid, plane: Plane) -> PlaneSetting:
+    """The plane's setting with the weights of largest likelihood, without the features that are not worth theirs.
+
+    Without all of them, where they save less than what the setting takes with them.
+    """
     plain = PlaneSetting(None, setting.mean, setting.mean)
-    index, weight = _sample(ones, _OF_OTHERS if view.number else _OF_MASK)
-    y = ones[index]
-    features = {k: view.feature(k, index) for k in setting.weights}
-    numbers = [k for k, f in features.items() if np.any(f != f[0])]
-    x = np.empty((len(numbers) + 1, index.size), np.float32)
+    if not sample.ones.size:
+        return plain
+    numbers = [k for k, f in sample.features.items() if np.any(f != f[0])]
+    x = np.empty((len(numbers) + 1, sample.ones.size), np.float32)
     for row, k in zip(x, numbers, strict=False):
-        np.multiply(features[k], np.float32(_UNIT), out=row)
+        np.multiply(sample.features[k], np.float32(_UNIT), out=row)
     x[-1] = 1
+    y, weight = sample.ones, sample.weight
     start = np.append(np.zeros(len(numbers)), setting.mean * _UNIT)
     half = np.ascontiguousarray(x[:, ::2])
     solution, information = _newton(half, y[::2], 2 * weight[::2], start, _TO_CHOOSE)
     spread = np.diag(np.linalg.inv(information))
-    k, n = int(np.count_nonzero(ones)), ones.size
-    worth = max(_WORTH_BITS, _WORTH_SHARE * entropy_bits(k, n))
+    worth = max(_WORTH_BITS, _WORTH_SHARE * entropy_bits(sample.n_ones, sample.n))
     stay = np.flatnonzero(solution[:-1] ** 2 / spread[:-1] > 2 * math.log(2) * worth)
     left = [*stay, len(numbers)]
     solution, information = _newton(x[left], y, weight, solution[left])
@@ -261,7 +329,10 @@ def fit_plane(view: View, ones: np.ndarray) -> PlaneSetting:
     rounding = information[-1, :-1] @ (solution[:-1] - rounded / step) / information[-1, -1]
     bias = (solution[-1] + rounding) / _UNIT
     bias = setting.mean + round((float(bias) - setting.mean) / LOG_ODDS_STEP) * LOG_ODDS_STEP
-    return replace(setting, bias=min(max(bias, -_MOST_STORED), _MOST_STORED), weights=weights)
+    fitted = replace(setting, bias=min(max(bias, -_MOST_STORED), _MOST_STORED), weights=weights)
+    saved = entropy_bits(sample.n_ones, sample.n) - sample.bits(fitted)
+    dearer = setting_size(fitted, grid, plane) - setting_size(plain, grid, plane)
+    return fitted if saved > dearer else plain
 
 
 def _sample(ones: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
