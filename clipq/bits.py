@@ -68,8 +68,7 @@ def layer_bits(
     """s_i(theta): the bits that a layer with these codes takes in the file.
 
     Exact for ``fixed``; for the others the entropy coder's models are fitted and their information is counted, which is
-    within 1 % of the bytes for layers of 2 kB and more.  Of more than 2^22 weights it is that of a sample: where rows
-    and columns are very uneven 1.8 % have been seen.
+    within 1 % of the bytes for layers of 2 kB and more.  Of more than 2^22 weights it is that of a sample.
 
     codes: uint8, of the weight's shape (A08 tells convolutions from it); 0 is a pruned weight.
     b: bits of a code, 2..8.  A09 decides whether the codebook counts.
