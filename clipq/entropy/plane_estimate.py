@@ -13,22 +13,16 @@ from clipq.entropy.plane_header import setting_size
 from clipq.entropy.plane_lanes import LastSlab
 from clipq.entropy.plane_order import planes
 from clipq.entropy.plane_sample import Fitted, LayerSample
-from clipq.entropy.plane_walk import View
 
 
 def estimate_planes(sample: LayerSample, fitted: Fitted) -> int:
     """About the bytes that ``PlanePlan`` makes of a layer with these settings, by a sample of it."""
-    layer, n_planes = sample.layer, len(fitted.settings)
+    layer = sample.layer
     density = _information_of_density(sample.kept, layer.codes.shape[1])
-    bits, shares, of_density = np.zeros(n_planes), np.zeros(layer.counts.size), 0.0
+    bits, shares, of_density = np.zeros(len(fitted.settings)), np.zeros(layer.counts.size), 0.0
     for part in sample.parts:
-        taken = np.zeros(n_planes)
-
-        def count(view: View, ones: np.ndarray, taken: np.ndarray = taken) -> None:
-            taken[view.number] = coded(view, ones)[1].sum()
-
-        sample.walk(part, fitted, count)
-        bits += part.weight * taken
+        for view, ones in sample.walk(part, fitted):
+            bits[view.number] += part.weight * coded(view, ones)[1].sum()
         shares += part.weight * np.bincount(part.walked.reshape(-1), minlength=shares.size)
         of_density += part.weight * float(density[part.rows].sum())
     plain = sample.meaning.information(layer.counts, layer.counts)

@@ -7,7 +7,7 @@ of that part.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import NamedTuple
@@ -122,20 +122,18 @@ class LayerSample:
         grid = self._grid(offsets, codes.shape[0])
         settings = first_settings(sizes, signs, grid, largest, self.meaning.totals(self.layer.counts))
         samples: list[list[PlaneSample]] = [[] for _ in settings]
+        share = 1 / len(self.parts)
         for part in self.parts:
-
-            def sample(view: View, ones: np.ndarray, each: float = part.weight) -> None:
+            for view, ones in self.walk(part, Fitted(offsets, settings)):
                 if view.setting.weights:
-                    samples[view.number].append(PlaneSample.of(view, ones, each, 1 / len(self.parts)))
-
-            self.walk(part, Fitted(offsets, settings), sample)
+                    samples[view.number].append(PlaneSample.of(view, ones, part.weight, share))
         for i, of_plane in enumerate(samples):
             if of_plane:
                 settings[i] = fit_plane(settings[i], PlaneSample.joined(of_plane), grid, planes(largest)[i])
         return Fitted(offsets, settings)
 
-    def walk(self, part: Part, fitted: Fitted, see: Callable[[View, np.ndarray], None]) -> None:
-        """Shows all planes of a part's rows, of which everything was learnt, and their decisions."""
+    def walk(self, part: Part, fitted: Fitted) -> list[tuple[View, np.ndarray]]:
+        """The planes of a part's rows, of which everything was learnt, and their decisions."""
         layer, (offsets, settings) = self.layer, fitted
         grid = self._grid(offsets, part.rows.size)
         truth = Truth(layer.magnitude[part.walked], layer.negative[part.walked], grid, layer.largest)
@@ -145,7 +143,9 @@ class LayerSample:
         own = np.bincount(part.walked.reshape(-1), minlength=self.meaning.every.shape[1])
         for k, (before, others) in zip(wanted, self._columns(part, wanted), strict=True):
             walk.columns[k] = _Columns(before, others, float(self.meaning.every[k] @ own))
-        walk.slab(grid.rows, _Shown(truth, see), last=False)
+        decisions = _Learnt(truth)
+        walk.slab(grid.rows, decisions, last=False)
+        return decisions.learnt
 
     def _grid(self, offsets: tuple[int, ...], rows: int) -> Grid:
         return replace(self._layer_grid, rows=rows, slab_rows=rows, offsets=offsets)
@@ -214,16 +214,17 @@ class _Columns(Statistics):
         self._ones, self._all = self._ones + others[-1, 0], self._all + others[-1, 1]
 
 
-class _Shown:
-    """Takes the true decisions and shows each plane to ``see``."""
+class _Learnt:
+    """Takes the true decisions and keeps all planes, of which everything was learnt, with theirs."""
 
-    def __init__(self, truth: Truth, see: Callable[[View, np.ndarray], None]) -> None:
-        self._truth, self._see = truth, see
+    def __init__(self, truth: Truth) -> None:
+        self._truth = truth
+        self.learnt: list[tuple[View, np.ndarray]] = []
 
     def take(self, view: View, last_slab: bool) -> np.ndarray:
         ones = self._truth.at(view.number, view.items.at)
         view.learn_all(ones)
-        self._see(view, ones)
+        self.learnt.append((view, ones))
         return ones
 
     def narrow(self, kept: int) -> None:
