@@ -116,6 +116,8 @@ def _candidates(model: nn.Module, types: tuple[type[nn.Module], ...]) -> Mapping
 
 
 def _weight_attributes(module: nn.Module) -> list[str]:
+    if parametrize.is_parametrized(module, "weight"):  # to read it would compute it, and change spectral norm's buffers
+        return ["weight"]
     if hasattr(module, "weight"):
         return [] if module.weight is None else ["weight"]
     return [k for k, p in module._parameters.items() if p is not None and p.ndim >= 2 and "bias" not in k]

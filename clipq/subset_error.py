@@ -110,23 +110,42 @@ class SubsetError:
     def _computes_the_same(self, model: nn.Module, before: nn.Module, rest: nn.Module, weight: torch.Tensor) -> bool:
         """Whether the network's two parts give its outputs for some samples, once more, too, and with another weight.
 
-        They do not where it looks at what is symbolic in a trace, changes values in place, draws at random, or where a
-        sample's outputs depend on those beside it, of which others are there when a batch is cut.
+        They do not where it looks at what is symbolic in a trace, draws at random, or where a sample's outputs depend
+        on those beside it, of which others are there when a batch is cut.  Nor may the second part change what it is
+        given, by however little.
         """
-        device, batch = next(model.parameters()).device, next(iter(self._batches))
+        device = next(model.parameters()).device
+        batch = max(self._batches, key=lambda batch: _samples_to_cut(batch, device))
         some = part_of(batch, slice(0, 2 * _SAMPLES)) if _may_be_cut(batch, device) else batch
         values = [copied(before(copied(inputs_and_labels(part)[0]))) for part in _parts(some, device)]
+        given = copied(values)
         with _another(weight):
             expected = model(inputs_and_labels(copied(to_device(some, device)))[0])
             limit = _ROUNDING * float(expected.abs().max())
             return all(
                 torch.allclose(torch.cat([rest(*v) for v in values]), expected, rtol=_ROUNDING, atol=limit)
+                and _equal(values, given)
                 for _ in range(2)
             )
 
 
 def _may_be_cut(batch: Any, device: torch.device) -> bool:
     return device.type == "cpu" and len(lengths(batch)) == 1
+
+
+def _samples_to_cut(batch: Any, device: torch.device) -> int:
+    return max(lengths(batch)) if _may_be_cut(batch, device) else 0
+
+
+def _equal(values: Any, others: Any) -> bool:
+    """Whether all tensors among them are, those with NaN never."""
+    if isinstance(values, torch.Tensor):
+        return torch.equal(values, others)
+    if isinstance(values, dict):
+        values, others = values.values(), others.values()
+    elif not isinstance(values, tuple | list):
+        return True
+    return all(map(_equal, values, others))
 
 
 def _parts(batch: Any, device: torch.device) -> Iterator[Any]:

@@ -41,14 +41,14 @@ class _LastStep:
     """What a parametrization keeps of its last forward pass.  Not in attributes of the module itself, which looks for
     each name among its parameters, buffers and modules before it sets it.
 
-    codes: gives them.  near: what was found on the host.  learned: where weights are ``held``, the quantized ones, and
-    before them the state that they were learned from.
+    codes: gives them.  near: what was found on the host.  learned: where weights are ``held``, those that were learned
+    from, so that no other tensor takes their place in memory, their state then, and the quantized ones.
     """
 
     codes: Callable[[], torch.Tensor] | None = None
     near: Near | None = None
     held = False
-    learned: tuple[tuple, torch.Tensor] | None = None
+    learned: tuple[torch.Tensor, tuple, torch.Tensor] | None = None
 
 
 class WeightSharing(nn.Module):
@@ -71,9 +71,9 @@ class WeightSharing(nn.Module):
         if not last.held or torch.is_grad_enabled():
             return self._learned(W)
         state, learned = state_of(self, W), last.learned
-        if learned is None or learned[0] != state:
-            learned = last.learned = state, self._learned(W)
-        return learned[1]
+        if learned is None or learned[1] != state:
+            learned = last.learned = W, state, self._learned(W)
+        return learned[2]
 
     def hold(self, held: bool) -> bool:
         """Whether passes without gradients take the last one's quantized weights from now on, as long as they are of

@@ -165,6 +165,7 @@ def _learn_on_device(
     return LearnedLayer(learned.quantized, lambda: learned.codes, *learned[2:], None)
 
 
+@np.errstate(over="ignore")  # what comes after the largest number is Inf, which no weight reaches
 def _learn_on_host(
     x: torch.Tensor,
     setting: LayerSetting,

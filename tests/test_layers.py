@@ -100,6 +100,16 @@ def test_weights_of_a_module_of_the_users_own_are_its_parameters_of_two_and_more
     assert names(nn.Sequential(Mixer()), types=[Mixer]) == ["0.kernel"]
 
 
+def test_looking_for_layers_leaves_computed_weights_and_their_buffers_alone() -> None:
+    """Spectral norm's, which change whenever the weight is computed while the network is being trained."""
+    model = nn.Sequential(nn.Linear(8, 8), parametrizations.spectral_norm(nn.Linear(8, 8))).train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    assert names(model, exclude="1") == ["0.weight"]
+    with pytest.raises(ModelError, match="expected a parameter, but its weight is computed"):
+        compressible_layers(model)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
 def test_a_norm_without_parameters_has_no_weight() -> None:
     model = nn.Sequential(nn.LayerNorm(3, elementwise_affine=False), nn.Linear(3, 3))
     assert names(model, types=(nn.LayerNorm, nn.Linear)) == ["1.weight"]

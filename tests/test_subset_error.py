@@ -200,6 +200,30 @@ def test_large_batches_are_measured_in_parts():
     assert sizes == [500, 500, 100, 7, 1100, 7]
 
 
+def test_batches_are_cut_only_where_samples_do_not_depend_on_each_other():
+    """Though the first batch is not cut."""
+    torch.manual_seed(0)
+    model, x, y = LooksAround().eval(), torch.randn(1200, 6), torch.randint(4, (1200,))
+    x[700:] += 2
+    batches = [(x[:200], y[:200]), (x[200:], y[200:])]
+    for layer in compressible_layers(model):
+        assert SubsetError(batches).from_layer(model, layer)() == top1_error(model, batches)
+
+
+class AddsLittleInPlace(Layers):
+    def forward(self, x):
+        h = self.a(x)
+        h.add_(1e-4 * self.b(h.relu()))
+        return self.c(h.relu())
+
+
+def test_kept_values_that_change_by_little_each_time_are_not_kept():
+    torch.manual_seed(0)
+    model, x, y = AddsLittleInPlace().eval(), torch.randn(3000, 6), torch.randint(4, (3000,))
+    error = SubsetError([(x, y)]).from_layer(model, compressible_layers(model)[1])
+    assert {error() for _ in range(200)} == {top1_error(model, [(x, y)])}
+
+
 def test_a_layer_that_needs_too_much_memory_is_measured_with_whole_runs():
     model, batches = Residual(), made_batches((6,), 4)
     layer = compressible_layers(model)[2]

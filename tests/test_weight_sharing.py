@@ -358,6 +358,32 @@ def test_weights_that_are_written_to_while_they_are_held_are_learned_anew() -> N
         assert torch.equal(model.weight, ws_learn_one_layer(layers[0].weight, THETA.p, THETA.b).quantized)
 
 
+def test_weights_put_in_for_a_while_are_learned_though_others_lay_where_they_lie() -> None:
+    """Memory of a tensor that is gone is taken for the next one."""
+    model, layers, thetas = make(lambda: nn.Linear(60, 40))
+    x, name = torch.randn(3, 60), "parametrizations.weight.original"
+    with share_weights(layers, thetas), quantized_once(model), torch.no_grad():
+        own = dict(model.named_parameters())[name].clone()
+        measured = [float(torch.func.functional_call(model, {name: own * i}, (x,)).sum()) for i in range(40)]
+        for i, found in enumerate(measured):
+            quantized = ws_learn_one_layer(own * i, THETA.p, THETA.b).quantized
+            assert found == float(functional.linear(x, quantized, model.bias).sum())
+
+
+def test_inference_tensors_are_learned_each_time_as_they_do_not_tell_of_changes() -> None:
+    model, layers, thetas = make(lambda: nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 3)))
+    x = torch.randn(3, 6)
+    with share_weights(layers, thetas), quantized_once(model), torch.inference_mode():
+        weights = {name: parameter.clone() for name, parameter in model.named_parameters() if "original" in name}
+        for _ in range(3):
+            quantized = [ws_learn_one_layer(W, THETA.p, THETA.b).quantized for W in weights.values()]
+            h = functional.linear(x, quantized[0], model[0].bias)
+            expected = functional.linear(h, quantized[1], model[1].bias)
+            assert torch.equal(torch.func.functional_call(model, weights, (x,)), expected)
+            for W in weights.values():
+                W.mul_(-0.5)
+
+
 @torch.no_grad()
 def test_a_network_may_change_its_type_while_its_weights_are_held() -> None:
     model, layers, thetas = make(lambda: nn.Linear(6, 4))

@@ -301,6 +301,17 @@ def test_every_way_takes_the_largest_weights_that_levels_can_be(way):
     np.testing.assert_array_equal(r.quantized, W)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("p", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("number", [np.float16, np.float32, np.float64])
+def test_the_largest_weights_are_taken_without_a_warning(way, number, p):
+    largest = min(float(np.finfo(number).max), float(np.finfo(np.float32).max))
+    W = number([largest, -largest, largest / 2])
+    for c in ALL[::7]:
+        near = ws_learn_one_layer(W, p, 2, c).near
+        assert np.isfinite(ws_learn_one_layer(W, p, 2, c, near=near).quantized).all()
+
+
 def test_levels_below_the_range_of_float32_are_zero():
     r = ws_learn_one_layer(np.array([1e-60, -1e-60]), 0.0, 2)
     assert r.codes.tolist() == [3, 1] and not r.levels.any()

@@ -76,13 +76,14 @@ class LearnedTogether:
     def _is_ready(self, sharing: WeightSharing, W: torch.Tensor) -> bool:
         return sharing in self._results and self._results[sharing].state == state_of(sharing, W)
 
+    def _is_due(self, sharing: WeightSharing, W: torch.Tensor, like: torch.Tensor) -> bool:
+        """Whether W may be learned ahead, together with ``like``."""
+        together = (W.device, W.dtype) == (like.device, like.dtype) and not W.is_inference()
+        return together and not self._is_ready(sharing, W)
+
     def _learn(self, like: torch.Tensor) -> None:
         """All that are not ready, of one type and device."""
-        due = [
-            (sharing, W)
-            for sharing, W in self._weights.items()
-            if (W.device, W.dtype) == (like.device, like.dtype) and not self._is_ready(sharing, W)
-        ]
+        due = [(sharing, W) for sharing, W in self._weights.items() if W is like or self._is_due(sharing, W, like)]
         flat, settings = [W.detach().reshape(-1) for _, W in due], [sharing.setting for sharing, _ in due]
         with torch.no_grad():
             learned = learn_together(flat, settings, self.conventions)
@@ -91,12 +92,12 @@ class LearnedTogether:
 
 
 def state_of(sharing: WeightSharing, W: torch.Tensor) -> tuple:
-    """Differs where the result may: with another setting, tensor, memory or content.
+    """Differs where the result may: with another setting, tensor, memory or content, as long as W is kept.
 
-    Also on another stream, where the result is not there yet, and with or without gradients: weights are often
-    exchanged for a validation.
+    Always for inference tensors, which do not tell when they are written to.  Also on another stream, where the result
+    is not there yet, and with or without gradients: weights are often exchanged for a validation.
     """
-    version = 0 if W.is_inference() else W._version
+    version = object() if W.is_inference() else W._version
     stream = torch.cuda.current_stream(W.device).cuda_stream if W.is_cuda else 0
     tensor = (id(W), W.data_ptr(), W.shape, W.stride(), W.dtype, W.device, version)
     return sharing.setting, tensor, stream, torch.is_grad_enabled()
