@@ -3,11 +3,14 @@
 import numpy as np
 import pytest
 
+from clipq.bits import layer_bits
 from clipq.decode_sparse_quantized_net_v2 import decode_sparse_quantized_net_v2
 from clipq.encode_sparse_quantized_net_v2 import encode_sparse_quantized_net_v2
-from clipq.entropy import entropy_coder
+from clipq.entropy import entropy_coder, plane_lanes
 from clipq.entropy.entropy_coder import encode_entropy, entropy_size
+from clipq.entropy.plane_coder import PlanePlan
 from clipq.quantized_net import QuantizedLayer, QuantizedNet
+from clipq.ws_learn_one_layer import ws_learn_one_layer
 
 LEVELS = np.array([-7, -6, -5, -4, -3, -2, -1, 0.5, 1, 2, 3, 4, 5, 6, 7], np.float32)
 
@@ -78,3 +81,42 @@ def test_large_layers_are_counted_with_the_settings_that_they_get(monkeypatch: p
     codes = np.concatenate(_blocks(4, 3000))
     real = len(encode_entropy(QuantizedLayer("w", 4, codes, LEVELS)).data)
     assert sum(entropy_size(codes, 4, LEVELS)) == pytest.approx(real, rel=0.01)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_model_of_a_layer_that_keeps_few_weights_is_chosen_by_enough_of_them(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    scale = np.exp(0.5 * rng.normal(size=(400, 1))) * np.exp(0.5 * rng.normal(size=25088))
+    codes = _codes(rng.normal(size=(400, 25088)) * scale, 0.002)
+    magnitude, negative = entropy_coder._codes_to_signed(codes, 8)
+    size = len(encode_entropy(QuantizedLayer("w", 4, codes, LEVELS)).data)
+    assert size < 1.02 * PlanePlan(magnitude, negative, 1, 8).size()
+
+
+@pytest.mark.parametrize(
+    "weight",
+    [
+        np.linspace(-1, 1, 480_000).reshape(600, 800),
+        np.outer(np.linspace(-1, 1, 300), np.sin(np.arange(400.0))),
+        np.abs(np.random.default_rng(0).normal(size=(600, 500))) * np.where(np.arange(600) % 3, 1, -1)[:, None],
+    ],
+    ids=["ascending", "rank 1", "rows of one sign"],
+)
+def test_lanes_are_few_where_the_last_signs_tell_nothing(weight: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They could not take lanes back; and what lanes take is counted."""
+    learned = ws_learn_one_layer(weight.astype(np.float32), 0.0, 2)
+    layer = QuantizedLayer("w", 2, learned.codes, learned.levels)
+    size = len(encode_entropy(layer).data)
+    assert sum(entropy_size(layer.codes, 2, layer.levels)) == pytest.approx(size, rel=0.01)
+    monkeypatch.setattr(plane_lanes, "_TAKEN_BACK", 0.0)
+    assert size < 1.01 * len(encode_entropy(layer).data)
+
+
+@pytest.mark.parametrize("shape", [(2100, 2100), (8192, 2048)])
+@pytest.mark.parametrize("density", [1.0, 0.0001])
+def test_the_lanes_of_codes_that_tell_nothing_are_counted(shape: tuple[int, int], density: float) -> None:
+    rng = np.random.default_rng(0)
+    codes = (rng.random(shape) < density).astype(np.uint8)
+    real = encode_sparse_quantized_net_v2(QuantizedNet((QuantizedLayer("w", 2, codes, LEVELS[6:9]),)), "entropy")
+    counted = layer_bits(codes, 2, coder="entropy", levels=LEVELS[6:9]) / 8
+    assert counted == pytest.approx(real.layers[0].n_bytes, rel=0.01, abs=16)

@@ -32,6 +32,8 @@ _WORTH = 0.997
 #: bytes of a layer of more weights than ``_WHOLE``.
 _TO_CHOOSE, _TO_FIT, _TO_COUNT = (1 << 18, 4), (1 << 21, 4), (1 << 23, 8)
 _WHOLE = 1 << 22
+#: The model is chosen by more weights if fewer than this of them are kept.
+_KEPT_TO_CHOOSE = 1 << 14
 #: About what a level takes.
 _BITS_PER_LEVEL = 22
 
@@ -187,7 +189,9 @@ def _planes_pay(layer: CodedLayer, patterns: PatternPlan) -> bool:
     """
     if layer.codes.shape[1] > SLAB_POSITIONS or layer.codes.size > MOST_WEIGHTS:
         return False
-    sample = LayerSample(layer, *_TO_CHOOSE)
+    walked, parts = _TO_CHOOSE
+    kept = layer.codes.size - int(layer.counts[0])
+    sample = LayerSample(layer, max(walked, _KEPT_TO_CHOOSE * layer.codes.size // kept), parts)
     return 2 * sample.walked > layer.codes.size or estimate_planes(sample, sample.fit()) < _WORTH * patterns.size()
 
 

@@ -21,6 +21,8 @@ MAX_SYMBOLS_PER_LANE = 4096
 MAX_LANES = 1 << 16
 MOST_SYMBOLS = 8 * MAX_SYMBOLS_PER_LANE * MAX_LANES
 _USUAL_LANES = 4096
+#: The share of the codes' bits that lanes may take back.
+_TAKEN_BACK = 0.8
 #: Patterns with a smaller share than this, in 2^-15, are written out.
 _RARE = 0.6
 _COUNTED_AT_ONCE, _PICKED_AT_ONCE = 1 << 16, 1 << 18
@@ -48,16 +50,18 @@ class PatternPlan:
             self._pattern_counts[self._rare] = 0
             self._pattern_counts[self._rare[0]] = self._written
         self._shares = whole_shares(self._pattern_counts), whole_shares(self.code_counts)
+        self._code_bits = _cost(self.code_counts, self._shares[1])
+        least = -(-codes.size // (8 * MAX_SYMBOLS_PER_LANE))
+        self._lanes = min(max(least, 1, min(int(_TAKEN_BACK * self._code_bits / STATE_BITS), _USUAL_LANES)), MAX_LANES)
 
     def size(self) -> int:
         """Bytes of header and stream, within a few, without coding them."""
-        return len(self._header(b"")) + 8 + round(self.bits() / 8)
+        not_taken_back = max(self._lanes * STATE_BITS - self._code_bits, 0.0)
+        return len(self._header(b"")) + 8 + round((self.bits() + not_taken_back) / 8)
 
     def bits(self) -> float:
         """Bits of what follows the tables."""
-        return (
-            _cost(self._pattern_counts, self._shares[0]) + _cost(self.code_counts, self._shares[1]) + 8 * self._written
-        )
+        return _cost(self._pattern_counts, self._shares[0]) + self._code_bits + 8 * self._written
 
     def encode(self, rest: str) -> bytes:
         """Header and stream, with these bits, 0 and 1, at its end."""
@@ -69,15 +73,12 @@ class PatternPlan:
             places = np.flatnonzero(rare[self._patterns])
             written_out = self._patterns[places]
             self._patterns[places] = self._rare[0]
-        code_bits = _cost(self.code_counts, self._shares[1])
-        least = -(-max(self._patterns.size, self._kept.size) // (MAX_SYMBOLS_PER_LANE // 2))
-        lanes = min(max(least, 1, min(int(0.8 * code_bits / STATE_BITS), _USUAL_LANES)), MAX_LANES)
-        rate = max(rate_for(code_bits / self._kept.size), 1)
+        rate = max(rate_for(self._code_bits / self._kept.size), 1)
         encoder = LaneEncoder(kernels_for(self._patterns.size))
         encoder.symbols(patterns, self._patterns)
         encoder.symbols(codes, self._kept - np.uint8(1), Closing(1, rate))
-        stream, n_bits = encoder.finish(lanes, bit_array(rest))
-        head = varint(lanes) + bytes([rate])
+        stream, n_bits = encoder.finish(self._lanes, bit_array(rest))
+        head = varint(self._lanes) + bytes([rate])
         return self._header(head) + written_out.tobytes() + varint(n_bits) + stream
 
     def _header(self, head: bytes) -> bytes:

@@ -37,10 +37,10 @@ class _Taken(NamedTuple):
     bits: np.ndarray
     last_slab: bool
 
-    def each(self) -> float:
-        """Bits of a decision, on average from the start of any run on: of these the least."""
+    def to_come(self) -> list[tuple[int, float]]:
+        """The decisions, and their bits, from the start of each run on."""
         n, bits = np.cumsum(np.diff(self.ends, prepend=0)[::-1]), np.cumsum(self.bits[::-1])
-        return float((bits / n).min(initial=1.0))
+        return list(zip(n.tolist(), bits.tolist(), strict=True))
 
 
 _NOTHING = _Taken(-1, np.zeros(0, np.bool_), np.zeros(0, np.uint16), [], np.zeros(0), False)
@@ -158,9 +158,9 @@ class PlanePlan:
     def _last_slab(self) -> LastSlab:
         sign, last = len(self.settings) - 1, {taken.plane: taken for taken in self._taken if taken.last_slab}
         bits = np.array([float(last[i].bits.sum()) if i in last else 0.0 for i in range(sign + 1)])
-        each = [last[i].each() if i in last else 0.0 for i in (0, sign)]
+        of_mask, of_sign = (last[i].to_come() if i in last else [] for i in (0, sign))
         n, positions = self.grid.rows * self.grid.columns, mask_positions(self.grid, self.settings)
-        return LastSlab(n, positions, self._narrowed[1], bits, *each)
+        return LastSlab(n, positions, self._narrowed[1], bits, of_mask, of_sign)
 
 
 def _without_unused_offsets(grid: Grid, settings: list[PlaneSetting]) -> tuple[Grid, list[PlaneSetting]]:

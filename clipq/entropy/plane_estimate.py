@@ -17,17 +17,19 @@ from clipq.entropy.plane_sample import Fitted, LayerSample
 
 def estimate_planes(sample: LayerSample, fitted: Fitted) -> int:
     """About the bytes that ``PlanePlan`` makes of a layer with these settings, by a sample of it."""
-    layer = sample.layer
-    density = _information_of_density(sample.kept, layer.codes.shape[1])
-    bits, shares, of_density = np.zeros(len(fitted.settings)), np.zeros(layer.counts.size), 0.0
+    layer, kept = sample.layer, sample.kept
+    density = _information_of_density(kept, layer.codes.shape[1])
+    bits, shares = np.zeros(len(fitted.settings)), np.zeros(layer.counts.size)
     for part in sample.parts:
+        of_mask, of_kept = (
+            float(of[part.first : part.stop].sum()) / max(float(of[part.rows].sum()), 1e-9) for of in (density, kept)
+        )
         for view, ones in sample.walk(part, fitted):
-            bits[view.number] += part.weight * coded(view, ones)[1].sum()
-        shares += part.weight * np.bincount(part.walked.reshape(-1), minlength=shares.size)
-        of_density += part.weight * float(density[part.rows].sum())
+            bits[view.number] += (of_kept if view.number else of_mask) * coded(view, ones)[1].sum()
+        shares += of_kept * np.bincount(part.walked.reshape(-1), minlength=shares.size)
     plain = sample.meaning.information(layer.counts, layer.counts)
     of_sample = sample.meaning.information(shares, layer.counts)
-    scale = np.append(density.sum(), plain[1:]) / np.maximum(np.append(of_density, of_sample[1:]), 1e-9)
+    scale = np.append(1.0, plain[1:] / np.maximum(of_sample[1:], 1e-9))
     bits = np.where(sample.meaning.ones @ shares > 0, np.minimum(bits * scale, plain), plain)
     return _header_size(sample, fitted) + round((bits.sum() + _wasted(sample, bits)) / 8)
 

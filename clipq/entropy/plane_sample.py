@@ -21,6 +21,8 @@ from clipq.entropy.plane_walk import PlaneWalk, View
 
 #: For each weight that is walked over, at most about so many kept ones are counted for the columns.
 _COUNTED = 2
+#: So many numbers are counted at once.
+_COUNTED_AT_ONCE = 1 << 22
 
 
 class CodedLayer(NamedTuple):
@@ -151,10 +153,7 @@ class LayerSample:
         return replace(self._layer_grid, rows=rows, slab_rows=rows, offsets=offsets)
 
     def _parts(self, walked: int, parts: int) -> Iterator[Part]:
-        """The first slab, in which most is learnt of the columns, is a part of its own; later ones are ever longer.
-
-        Of each part rows of all densities are taken.
-        """
+        """The first slab, in which most is learnt of the columns, is a part of its own; later ones are ever longer."""
         n_rows, columns = self.layer.codes.shape
         height = self._layer_grid.slab_rows
         slabs = -(-n_rows // height)
@@ -163,33 +162,61 @@ class LayerSample:
         each = min(max(walked // columns // (len(edges) - 1), 2), height)
         for start, end in pairwise(edges):
             first, stop = start * height, min(end * height, n_rows)
-            n = min(each, stop - first)
-            by_density = np.argsort(self.kept[first:stop], kind="stable")
-            rows = first + np.sort(by_density[((np.arange(n) + 0.5) * ((stop - first) / n)).astype(int)])
+            rows = first + _of_all_densities(self.kept[first:stop], min(each, stop - first))
             yield Part(first, stop, end - start, rows, self.layer.codes[rows])
 
     def _columns(self, part: Part, wanted: list[int]) -> np.ndarray:
         """Ones and decisions in each column, before the slab for which a part stands, and in the rows of that slab
         which are not walked over: [wanted, 2, 2, C].
-        """
-        others = np.setdiff1d(np.arange(part.first, part.stop), part.rows)
-        of_others = self._count(others, wanted)
-        each = of_others / np.float32(max(others.size, 1))
-        height = (part.stop - part.first) / part.slabs
-        before = self._count(np.arange(part.first), wanted) + each * np.float32((part.slabs - 1) / 2 * height)
-        return np.stack([before, each * np.float32(max(height - part.rows.size, 0))], 1)
 
-    def _count(self, rows: np.ndarray, wanted: list[int]) -> np.ndarray:
-        """Ones and decisions in each column of some rows, told by some of them: float32 [wanted, 2, C]."""
-        n_codes, columns = self.meaning.every.shape[1], self.layer.codes.shape[1]
-        codes = self.layer.codes[rows[:: self._stride]]
-        at = np.flatnonzero(codes != 0)
-        code_and_column = codes.reshape(-1).take(at) * np.int64(columns) + at % columns
-        counts = np.bincount(code_and_column, minlength=n_codes * columns).reshape(n_codes, columns)
-        counts[0] = codes.shape[0] - counts.sum(0)
+        From as many rows as there are, as more of them would tell more.
+        """
+        others = np.delete(np.arange(part.first, part.stop), part.rows - part.first)
+        height = (part.stop - part.first) / part.slabs
+        in_slab, before = round(height) - part.rows.size, round((part.slabs - 1) / 2 * height)
+        some = others[_evenly(others.size, max(in_slab, 0) + before)]
+        during = _evenly(some.size, max(in_slab, 0))
+        earlier = np.append(np.arange(part.first), np.delete(some, during))
+        return np.stack([self._count(earlier, wanted, self._stride), self._count(some[during], wanted, 1)], 1)
+
+    def _count(self, rows: np.ndarray, wanted: list[int], stride: int) -> np.ndarray:
+        """Ones and decisions in each column of some rows, told by one of each ``stride``: float32 [wanted, 2, C]."""
+        codes, n_codes = self.layer.codes[rows[::stride]], self.layer.counts.size
         both = np.stack([self.meaning.ones, self.meaning.every], 1)[wanted]
-        counted: np.ndarray = both @ counts.astype(np.float32)
-        return counted * np.float32(rows.size / max(codes.shape[0], 1))
+        out = np.zeros((len(wanted), 2, codes.shape[1]), np.float32)
+        at_once = _COUNTED_AT_ONCE // n_codes
+        for first in range(0, codes.shape[1] if wanted else 0, at_once):
+            block = slice(first, first + at_once)
+            out[:, :, block] = both @ _in_columns(codes[:, block], n_codes)
+        out *= np.float32(rows.size / max(codes.shape[0], 1))
+        return out
+
+
+def _of_all_densities(kept: np.ndarray, n: int) -> np.ndarray:
+    """The numbers of n rows, in order: of each nth part of the rows by density one that is as dense as these on
+    average.
+    """
+    order = np.argsort(kept, kind="stable")
+    edges = np.arange(n + 1) * kept.size // n
+    ascending = kept[order]
+    mean = np.add.reduceat(ascending, edges[:-1], dtype=float) / np.diff(edges)
+    return np.sort(order[np.clip(np.searchsorted(ascending, mean), edges[:-1], edges[1:] - 1)])
+
+
+def _evenly(of: int, n: int) -> np.ndarray:
+    """So many numbers below ``of``, at most all of them."""
+    n = min(n, of)
+    return ((np.arange(n) + 0.5) * (of / max(n, 1))).astype(int)
+
+
+def _in_columns(codes: np.ndarray, n_codes: int) -> np.ndarray:
+    """How often each code is in each column: float32 [n_codes, C]."""
+    n_rows, columns = codes.shape
+    at = np.flatnonzero(codes != 0)
+    code_and_column = codes.reshape(-1).take(at) * np.int64(columns) + at % columns
+    counts = np.bincount(code_and_column, minlength=n_codes * columns).reshape(n_codes, columns)
+    counts[0] = n_rows - counts.sum(0)
+    return counts.astype(np.float32)
 
 
 class _Columns(Statistics):
