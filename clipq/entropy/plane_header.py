@@ -14,10 +14,11 @@ from clipq.entropy.plane_order import Grid, Plane, planes
 
 SLAB_POSITIONS = 1 << 20
 MAX_OFFSETS = 8
-#: A lane takes part in at most this many decisions about which weights are kept, so that reading never crawls.
-MAX_POSITIONS_PER_LANE = 4096
-#: As many weights have lanes that the head can say.
-MOST_WEIGHTS = MAX_POSITIONS_PER_LANE * (15 << 12)
+#: The most weights of a layer.
+MOST_WEIGHTS = 15 << 24
+#: A lane takes part in at most so many decisions about which weights are kept, so that reading never crawls; in a layer
+#: that has this many lanes further ones are there for more decisions each, as one slab has to take all of them back.
+_POSITIONS_PER_LANE, _LANES, _POSITIONS_PER_FURTHER_LANE = 1 << 12, 1 << 8, 1 << 16
 #: Means and biases are multiples of this, means of 1, 2, 4 or 8 times as much.
 LOG_ODDS_STEP = 16
 MOST_WEIGHT = 1 << 10
@@ -63,6 +64,11 @@ class Lanes(NamedTuple):
         while (8 + mantissa << exponent) >> 3 < least:
             exponent, mantissa = exponent + (mantissa == 7), (mantissa + 1) % 8
         return cls(exponent, mantissa, mask_rate, sign_rate)
+
+
+def least_lanes(n: int) -> int:
+    """The fewest lanes for n weights."""
+    return max(min(-(-n // _POSITIONS_PER_LANE), _LANES + -(-n // _POSITIONS_PER_FURTHER_LANE)), 1)
 
 
 def most_slabs(n: int) -> int:
@@ -138,7 +144,7 @@ def read_head(
     exponent, mantissa = bits.bits(4, "lanes"), bits.bits(3, "lanes")
     mask_rate = bits.number(_RATE_ORDER, "mask's rate")
     lanes = Lanes(exponent, mantissa, mask_rate, _SIGN_RATE - bits.signed(_RATE_ORDER, "sign's rate"))
-    least = max(1, -(-rows * columns // MAX_POSITIONS_PER_LANE))
+    least = least_lanes(rows * columns)
     if lanes.after_mask < least or mask_rate > MAX_RATE or not 1 <= lanes.sign_rate <= MAX_RATE:
         reader.invalid(
             f"lanes: expected at least {least} and rates up to {MAX_RATE}, that of signs not 0, "

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from clipq.entropy.lanes import STATE_BITS, rate_for
-from clipq.entropy.plane_header import MAX_POSITIONS_PER_LANE, Lanes
+from clipq.entropy.plane_header import Lanes, least_lanes
 from clipq.entropy.plane_model import PlaneSetting
 from clipq.entropy.plane_order import Grid
 
@@ -17,9 +17,9 @@ from clipq.entropy.plane_order import Grid
 _TAKEN_BACK, _FEWER, _WORTH = 0.9, (0.5, 0.2, 0.05, 0.0), 0.002
 #: About what a lane costs.
 _BITS_OF_A_LANE = 0.06
-#: The most lanes that are of use.  In a mask there may be more, and of a small layer
-#: there are not more than one for so many weights.
-_MOST_LANES, _MOST_IN_MASK, _LEAST_POSITIONS = 2048, 4096, 64
+#: The most lanes that are of use, but for one for so many weights.  In a mask there may be more, and of a small layer
+#: there are not more than one for so few weights.
+_MOST_LANES, _MOST_POSITIONS, _MOST_IN_MASK, _LEAST_POSITIONS = 2048, 4096, 4096, 64
 _ToCome = list[tuple[int, float]]
 
 
@@ -54,10 +54,11 @@ class LastSlab(NamedTuple):
         return min([usual, *fewer], key=lambda lanes: self._not_taken_back(lanes, rest))
 
     def _lanes(self, rest: int, share: float) -> Lanes:
-        most = min(_MOST_LANES, self.n // _LEAST_POSITIONS)
+        most = min(max(_MOST_LANES, self.n // _MOST_POSITIONS), self.n // _LEAST_POSITIONS)
         wanted = min(int((share * self._closing_bits() + rest) / STATE_BITS), most)
-        least = -(-self.n // MAX_POSITIONS_PER_LANE)
-        lanes = Lanes.near(wanted, least, rate_for(_least(self.of_mask)), max(rate_for(_least(self.of_sign)), 1))
+        lanes = Lanes.near(
+            wanted, least_lanes(self.n), rate_for(_least(self.of_mask)), max(rate_for(_least(self.of_sign)), 1)
+        )
         most = min(_MOST_IN_MASK, self.n // _LEAST_POSITIONS)
         while lanes.mask_rate and lanes.at_first(self.positions) > most:
             lanes = lanes._replace(mask_rate=lanes.mask_rate - 1)

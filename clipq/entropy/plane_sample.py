@@ -173,9 +173,9 @@ class LayerSample:
         """
         others = np.delete(np.arange(part.first, part.stop), part.rows - part.first)
         height = (part.stop - part.first) / part.slabs
-        in_slab, before = round(height) - part.rows.size, round((part.slabs - 1) / 2 * height)
-        some = others[_evenly(others.size, max(in_slab, 0) + before)]
-        during = _evenly(some.size, max(in_slab, 0))
+        in_slab, before = max(round(height) - part.rows.size, 0), round((part.slabs - 1) / 2 * height)
+        some = others[_evenly(others.size, in_slab + before)]
+        during = _evenly(some.size, in_slab)
         earlier = np.append(np.arange(part.first), np.delete(some, during))
         return np.stack([self._count(earlier, wanted, self._stride), self._count(some[during], wanted, 1)], 1)
 
