@@ -39,6 +39,15 @@ def copied(batch: Any) -> Any:
     return batch.clone() if isinstance(batch, torch.Tensor) else _mapped(batch, copied)
 
 
+def equal(batch: Any, other: Any) -> bool:
+    """Whether all tensors are, of two of the same structure; those with NaN never."""
+    if isinstance(batch, torch.Tensor):
+        return torch.equal(batch, other)
+    if isinstance(batch, Mapping):
+        return all(equal(part, other[key]) for key, part in batch.items())
+    return not isinstance(batch, tuple | list) or all(map(equal, batch, other))
+
+
 def inputs_and_labels(batch: Any) -> tuple[Any, Any]:
     """The two members of a classifier's batch.
 

@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import fx, nn
 
-from clipq.batch import copied, inputs_and_labels, lengths, part_of
+from clipq.batch import copied, equal, inputs_and_labels, lengths, part_of
 from clipq.errors import SettingError
 from clipq.layers import CompressibleLayer
 from clipq.max_pooling import pool_by_views
@@ -99,7 +99,8 @@ class SubsetError:
             return None
         kept: list[tuple[Any, Any]] = []
         size, device = 0, next(model.parameters()).device
-        for x, y in (inputs_and_labels(part) for batch in self._batches for part in _parts(batch, device)):
+        tested = _is_cut(next(iter(self._batches)), device)
+        for x, y in (inputs_and_labels(part) for batch in self._batches for part in _parts(batch, device, tested)):
             values = before(x)
             size += sum(v.numel() * v.element_size() for v in values if isinstance(v, torch.Tensor))
             if size > self._max_bytes:
@@ -114,17 +115,16 @@ class SubsetError:
         on those beside it, of which others are there when a batch is cut.  Nor may the second part change what it is
         given, by however little.
         """
-        device = next(model.parameters()).device
-        batch = max(self._batches, key=lambda batch: _samples_to_cut(batch, device))
+        device, batch = next(model.parameters()).device, next(iter(self._batches))
         some = part_of(batch, slice(0, 2 * _SAMPLES)) if _may_be_cut(batch, device) else batch
-        values = [copied(before(copied(inputs_and_labels(part)[0]))) for part in _parts(some, device)]
+        values = [copied(before(copied(inputs_and_labels(part)[0]))) for part in _parts(some, device, True)]
         given = copied(values)
         with _another(weight):
             expected = model(inputs_and_labels(copied(to_device(some, device)))[0])
             limit = _ROUNDING * float(expected.abs().max())
             return all(
                 torch.allclose(torch.cat([rest(*v) for v in values]), expected, rtol=_ROUNDING, atol=limit)
-                and _equal(values, given)
+                and equal(values, given)
                 for _ in range(2)
             )
 
@@ -133,24 +133,13 @@ def _may_be_cut(batch: Any, device: torch.device) -> bool:
     return device.type == "cpu" and len(lengths(batch)) == 1
 
 
-def _samples_to_cut(batch: Any, device: torch.device) -> int:
-    return max(lengths(batch)) if _may_be_cut(batch, device) else 0
+def _is_cut(batch: Any, device: torch.device) -> bool:
+    return _may_be_cut(batch, device) and max(lengths(batch)) > _SAMPLES
 
 
-def _equal(values: Any, others: Any) -> bool:
-    """Whether all tensors among them are, those with NaN never."""
-    if isinstance(values, torch.Tensor):
-        return torch.equal(values, others)
-    if isinstance(values, dict):
-        values, others = values.values(), others.values()
-    elif not isinstance(values, tuple | list):
-        return True
-    return all(map(_equal, values, others))
-
-
-def _parts(batch: Any, device: torch.device) -> Iterator[Any]:
-    """The batch on the device, in parts that suit it."""
-    if _may_be_cut(batch, device):
+def _parts(batch: Any, device: torch.device, cut: bool) -> Iterator[Any]:
+    """The batch on the device, in parts that suit it if it is to be ``cut``."""
+    if cut and _may_be_cut(batch, device):
         for start in range(0, max(lengths(batch)), _SAMPLES):
             yield part_of(batch, slice(start, start + _SAMPLES))
     else:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -37,18 +37,27 @@ def straight_through(W: torch.Tensor, quantized: torch.Tensor) -> torch.Tensor:
     return output
 
 
+class _Held(NamedTuple):
+    """The quantized weights, what they were learned from, kept so that no other tensor takes its place in memory, and
+    its state then.
+    """
+
+    quantized: torch.Tensor
+    W: torch.Tensor
+    state: tuple
+
+
 class _LastStep:
     """What a parametrization keeps of its last forward pass.  Not in attributes of the module itself, which looks for
     each name among its parameters, buffers and modules before it sets it.
 
-    codes: gives them.  near: what was found on the host.  learned: where weights are ``held``, those that were learned
-    from, so that no other tensor takes their place in memory, their state then, and the quantized ones.
+    codes: gives them.  near: what was found on the host.  learned: where weights are ``held``.
     """
 
     codes: Callable[[], torch.Tensor] | None = None
     near: Near | None = None
     held = False
-    learned: tuple[torch.Tensor, tuple, torch.Tensor] | None = None
+    learned: _Held | None = None
 
 
 class WeightSharing(nn.Module):
@@ -71,9 +80,9 @@ class WeightSharing(nn.Module):
         if not last.held or torch.is_grad_enabled():
             return self._learned(W)
         state, learned = state_of(self, W), last.learned
-        if learned is None or learned[1] != state:
-            learned = last.learned = W, state, self._learned(W)
-        return learned[2]
+        if learned is None or learned.state != state:
+            learned = last.learned = _Held(self._learned(W), W, state)
+        return learned.quantized
 
     def hold(self, held: bool) -> bool:
         """Whether passes without gradients take the last one's quantized weights from now on, as long as they are of

@@ -177,10 +177,11 @@ def _large_size(codes: np.ndarray, b: int, negative: int) -> tuple[int, np.ndarr
 
 def _both(codes: np.ndarray, b: int, negative: int) -> tuple[CodedLayer, PatternPlan]:
     """A large layer as each of the models has it."""
-    patterns = PatternPlan(codes.reshape(-1), b)
+    every, patterns = codes.reshape(matrix(codes.shape)), PatternPlan(codes.reshape(-1), b)
+    kept = (every != 0).view(np.uint8).sum(1, dtype=np.uint32)
     counts = np.append(codes.size - patterns.code_counts.sum(), patterns.code_counts)
     meaning = _codes_to_signed(np.arange(counts.size), negative)
-    return CodedLayer(codes.reshape(matrix(codes.shape)), counts, *meaning, kernel_size(codes.shape)), patterns
+    return CodedLayer(every, kept, counts, *meaning, kernel_size(codes.shape)), patterns
 
 
 def _planes_pay(layer: CodedLayer, patterns: PatternPlan) -> bool:
@@ -190,8 +191,8 @@ def _planes_pay(layer: CodedLayer, patterns: PatternPlan) -> bool:
     if layer.codes.shape[1] > SLAB_POSITIONS or layer.codes.size > MOST_WEIGHTS:
         return False
     walked, parts = _TO_CHOOSE
-    kept = layer.codes.size - int(layer.counts[0])
-    sample = LayerSample(layer, max(walked, _KEPT_TO_CHOOSE * layer.codes.size // kept), parts)
+    enough = _KEPT_TO_CHOOSE * layer.codes.size // int(layer.kept.sum())
+    sample = LayerSample(layer, max(walked, enough), parts)
     return 2 * sample.walked > layer.codes.size or estimate_planes(sample, sample.fit()) < _WORTH * patterns.size()
 
 

@@ -17,7 +17,7 @@ from clipq.entropy.plane_sample import Fitted, LayerSample
 
 def estimate_planes(sample: LayerSample, fitted: Fitted) -> int:
     """About the bytes that ``PlanePlan`` makes of a layer with these settings, by a sample of it."""
-    layer, kept = sample.layer, sample.kept
+    layer, kept = sample.layer, sample.layer.kept
     density = _information_of_density(kept, layer.codes.shape[1])
     bits, shares = np.zeros(len(fitted.settings)), np.zeros(layer.counts.size)
     for part in sample.parts:
@@ -51,9 +51,9 @@ def _header_size(sample: LayerSample, fitted: Fitted) -> int:
 
 def _wasted(sample: LayerSample, bits: np.ndarray) -> float:
     """About the bits of lanes that the decisions of the last slab, of these in all, do not take back."""
-    rows, columns = sample.layer.codes.shape
+    every_row, (rows, columns) = sample.layer.kept, sample.layer.codes.shape
     height = sample.layer.grid(()).slab_rows
-    in_slab = sample.kept[-(rows % height or height) :]
+    in_slab = every_row[-(rows % height or height) :]
     kept = int(in_slab.sum())
-    of_slab = LastSlab.alike(rows * columns, in_slab.size * columns, kept, bits * kept / int(sample.kept.sum()))
+    of_slab = LastSlab.alike(rows * columns, in_slab.size * columns, kept, bits * kept / int(every_row.sum()))
     return of_slab.wasted(0)

@@ -26,11 +26,14 @@ _COUNTED_AT_ONCE = 1 << 22
 
 
 class CodedLayer(NamedTuple):
-    """A layer as codes, uint8 [R, C], some not 0; and of each code how many weights have it, int64 [2^b], which
-    magnitude it means, uint8, and whether a negative one, bool.  kernel: as in ``Grid``.
+    """A layer as codes, uint8 [R, C], some not 0, and how many of each row's are not, uint32 [R]; and of each code how
+    many weights have it, int64 [2^b], which magnitude it means, uint8, and whether a negative one, bool.
+
+    kernel: as in ``Grid``.
     """
 
     codes: np.ndarray
+    kept: np.ndarray
     counts: np.ndarray
     magnitude: np.ndarray
     negative: np.ndarray
@@ -105,16 +108,14 @@ class LayerSample:
     """Some rows of a layer, of all of its parts, of which there are at most about so many.
 
     walked: so many weights are walked over, at most about as many as asked for, but two rows of each part.
-    kept: how many weights each row keeps, uint32 [R].
     """
 
     def __init__(self, layer: CodedLayer, walked: int, parts: int) -> None:
         self.layer, self.meaning = layer, Meaning.of(layer)
-        self.kept = (layer.codes != 0).view(np.uint8).sum(1, dtype=np.uint32)
         self._layer_grid = layer.grid(())
         self.parts = list(self._parts(walked, parts))
         self.walked = sum(part.walked.size for part in self.parts)
-        self._stride = 1 + int(self.kept.sum()) // (_COUNTED * self.walked)
+        self._stride = 1 + int(layer.kept.sum()) // (_COUNTED * self.walked)
 
     def fit(self) -> Fitted:
         """The settings of largest likelihood."""
@@ -162,7 +163,7 @@ class LayerSample:
         each = min(max(walked // columns // (len(edges) - 1), 2), height)
         for start, end in pairwise(edges):
             first, stop = start * height, min(end * height, n_rows)
-            rows = first + _of_all_densities(self.kept[first:stop], min(each, stop - first))
+            rows = first + _of_all_densities(self.layer.kept[first:stop], min(each, stop - first))
             yield Part(first, stop, end - start, rows, self.layer.codes[rows])
 
     def _columns(self, part: Part, wanted: list[int]) -> np.ndarray:

@@ -105,7 +105,7 @@ def _figure(data: Data, new_figure: NewFigure) -> Figure:
         panel.set_yticks(range(len(names)), names)
         panel.invert_yaxis()
         panel.set_xscale("log")
-        panel.set_xlim(left=1)
+        panel.set_xlim(left=min(1, 0.5 * min(copies)))  # a bar shorter than the axis would not be seen
         panel.xaxis.set_major_formatter("{x:g}")
         panel.grid(axis="x")
         panel.set_xlabel("time, in copies of the weights")
