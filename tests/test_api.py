@@ -55,7 +55,7 @@ def classifier(seed: int = 0) -> nn.Module:
 def state_bytes(model: nn.Module) -> dict[str, bytes]:
     """Every entry of the state dict, bit for bit."""
     tensors = {k: v.detach().contiguous().flatten() for k, v in model.state_dict().items()}
-    return {k: v.view(torch.uint8).numpy().tobytes() for k, v in tensors.items()}
+    return {k: v.cpu().view(torch.uint8).numpy().tobytes() for k, v in tensors.items()}
 
 
 # The whole road
