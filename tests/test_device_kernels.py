@@ -21,10 +21,9 @@ from clipq.learning.device_weights import learn_by
 
 CPU = torch.device("cpu")
 I32, I64, F32, F64, U8 = "*i32", "*i64", "*fp32", "*fp64", "*u8"
-PART = {"table": I64, "n": I64, "start": I64, "layer_of": I32, "like": F32}
-LINES = {"bounds": F32, "lines": F32}
+PART = {"table": I64, "n": I64, "start": I64, "layer_of": I32, "like": F32, "state": I32}
 SUMS = {"scale": F64, "sums": I64, "counts": I32}
-SIZE = {"PARTS": 4, "SIZE": 1024}
+SIZE = {"ALIGNED": True, "PARTS": 4, "SIZE": 1024}
 SIGNATURES: dict[str, dict[str, Any]] = {
     "device_kernels._survey": {
         "X": F32, "layer_of": I32, "bins": I32, "n": I64, "extremes": F32, "ROW": 4096, "BINS": 65536,
@@ -40,21 +39,13 @@ SIGNATURES: dict[str, dict[str, Any]] = {
     "device_step_kernels.bracket": {
         "table": I64, "n": I64, "p": F64, "like": F32, "state": I32, "margin": "fp32", "SAMPLE": 4096,
     },
-    "device_step_kernels.count": {
-        **PART, "state": I32, "seen": I32, "bins": I32, "n_parts": "i32", "FIRST": True, "EACH": 8, **SIZE,
-    },
+    "device_step_kernels.count": {**PART, "seen": I32, "bins": I32, "n_parts": "i32", "FIRST": True, "EACH": 8, **SIZE},
     "device_step_kernels.choose": {"p": F64, "state": I32, "seen": I32, "bins": I32, "FIRST": True},
     "device_step_kernels.partition": {
-        "table": I64, "b": I32, "room": I64, "state": I32, "seen": I32, "scale": F64, **LINES, "middles": F64,
+        "table": I64, "b": I32, "room": I64, "state": I32, "seen": I32, "scale": F64, "bounds": F32, "middles": F64,
         "n_layers": "i32", "N": 16,
     },
-    "device_step_kernels.frequent": {
-        "table": I64, "n": I64, "like": F32, **LINES, "often": I64, "LEAST": "i32", "N": 16, "CODE_BITS": 4,
-        "SAMPLE": 4096,
-    },
-    "device_step_kernels.assign": {
-        **PART, **LINES, "often": I64, **SUMS, "N": 16, "CODE_BITS": 4, "LANES": 256, **SIZE,
-    },
+    "device_step_kernels.assign": {**PART, "p": F64, "bounds": F32, **SUMS, "N": 16, "LARGE": 1, "LANES": 256, **SIZE},
     "device_step_kernels.average": {
         "table": I64, "seen": I32, **SUMS, "middles": F64, "n_layers": "i32", "N": 16, "LANES": 256,
     },

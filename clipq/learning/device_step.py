@@ -25,14 +25,13 @@ from clipq.learning.device_weights import DeviceLayers, Numbers
 from clipq.quantized_net import LayerSetting
 
 SAMPLE = 4096  # weights of a layer
-MARGIN = 3.0  # standard deviations of a rank in the sample
+MARGIN = 5.0  # standard deviations of a rank in the sample
 PASSES = 4  # after a first one for nothing, 31 bits of a key, 12 at a time
 USUAL = 2  # passes that mostly find the clip
 MANY = 8  # parts that a program of a further pass looks at
-FEW_CODES = 32  # of which those that occur often are looked for
 USES = 3  # of a plan, before it is made a graph
 COUNTED = {"SIZE": ROW // 2, "PARTS": 2, "num_warps": 8}  # the parts of a row that are counted
-ASSIGNED = {"SIZE": ROW // 16, "PARTS": 16, "num_warps": 1}  # and those that get their codes
+ASSIGNED = {"SIZE": ROW // 8, "PARTS": 8, "num_warps": 1}  # and those that get their codes
 
 
 def learn_step(weights: Sequence[torch.Tensor], settings: Sequence[LayerSetting]) -> DeviceLayers:
@@ -41,8 +40,9 @@ def learn_step(weights: Sequence[torch.Tensor], settings: Sequence[LayerSetting]
     like, n_layers = weights[0], len(weights)
     n_codes = 2 ** max(setting.b for setting in settings)
     addresses = [x.data_ptr() for x in weights]
+    aligned = all(address % 16 == 0 for address in addresses)
     stream = torch.cuda.current_stream(like.device).cuda_stream if like.is_cuda else 0
-    plan = _plan(tuple(x.numel() for x in weights), n_codes, like.dtype, like.device, stream)
+    plan = _plan(tuple(x.numel() for x in weights), n_codes, aligned, like.dtype, like.device, stream)
     n_rows = plan.rows.first_row[-1]
     quantized, codes = like.new_empty(n_rows, ROW), like.new_empty(n_rows, ROW, dtype=torch.uint8)
     results = like.new_empty(sum(_sizes(n_layers, n_codes)), dtype=torch.int64)
@@ -67,20 +67,19 @@ class Plan:
     rows: where quantized weights and codes lie.
     """
 
-    def __init__(self, sizes: tuple[int, ...], n_codes: int, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self, sizes: tuple[int, ...], n_codes: int, aligned: bool, dtype: torch.dtype, device: torch.device
+    ) -> None:
         n = len(sizes)
         self.rows = layout(sizes, device)
-        self._n_codes = n_codes
+        self._n_codes, self._aligned = n_codes, aligned
         self._like = torch.empty(1, dtype=dtype, device=device)
         self._table = torch.empty(3 + n, dtype=torch.int64, device=device)
         self._p, self._scale = torch.empty(2, n, dtype=torch.float64, device=device)
         self._b = torch.empty(n, dtype=torch.int32, device=device)
         self._sent: list[list[Any]] = [[], [], []]
         self._bounds = torch.empty(n, n_codes, dtype=torch.float32, device=device)
-        self._lines = torch.empty(n, kernels.LINE.value, dtype=torch.float32, device=device)
         self._middles = torch.empty_like(self._bounds, dtype=torch.float64)
-        self._often = torch.zeros(n, dtype=torch.int64, device=device)
-        self._may_be_often = n_codes <= FEW_CODES and max(sizes) >= device_rows.LARGE * ROW
         shapes = [(PASSES, n, 2, kernels.BINS.value), (n, 2, kernels.FIELDS.value)]
         shapes += [(n, kernels.SEEN.value, kernels.FIELDS.value), (n, LANES, n_codes), (n, LANES, 2 * n_codes)]
         numbers = [torch.Size(shape).numel() for shape in shapes]
@@ -110,26 +109,31 @@ class Plan:
     def _start(self) -> None:
         n_layers, n_rows, n_codes = self._b.numel(), self.rows.first_row[-1], self._n_codes
         layers = (self._table, self.rows.n)
-        by_part = (*layers, self.rows.start, self.rows.number, self._like)
+        by_part = (*layers, self.rows.start, self.rows.number, self._like, self._state)
         self._zeros.zero_()
         kernels.bracket[(n_layers, 2)](*layers, self._p, self._like, self._state, MARGIN, SAMPLE=SAMPLE, num_warps=8)
         for i, bins in enumerate(self._bins):
             n_parts, each = n_rows * COUNTED["PARTS"], 1 if i < USUAL else MANY
             kernels.count[(-(-n_parts // each),)](
-                *by_part, self._state, self._seen, bins, n_parts, FIRST=i == 0, EACH=each, **COUNTED
+                *by_part, self._seen, bins, n_parts, FIRST=i == 0, EACH=each, ALIGNED=self._aligned, **COUNTED
             )
             kernels.choose[(n_layers, 2)](self._p, self._state, self._seen, bins, FIRST=i == 0, num_warps=8)
         kernels.partition[(n_layers,)](
-            self._table, self._b, self.rows.room, self._state, self._seen, self._scale, self._bounds, self._lines,
-            self._middles, n_layers, N=n_codes, num_warps=1, enable_fp_fusion=False,
+            self._table, self._b, self.rows.room, self._state, self._seen, self._scale, self._bounds, self._middles,
+            n_layers, N=n_codes, num_warps=1, enable_fp_fusion=False,
         )  # fmt: skip
-        by_code, sums = (self._bounds, self._lines, self._often), (self._scale, self._sums, self._counts)
-        bits = {"N": n_codes, "CODE_BITS": n_codes.bit_length() - 1}
-        if self._may_be_often:
-            least = device_rows.LARGE * ROW
-            kernels.frequent[(n_layers,)](*layers, self._like, *by_code, least, **bits, SAMPLE=SAMPLE, num_warps=8)
-        n_parts = n_rows * ASSIGNED["PARTS"]
-        kernels.assign[(n_parts,)](*by_part, *by_code, *sums, **bits, LANES=LANES, **ASSIGNED)
+        sums = (self._scale, self._sums, self._counts)
+        kernels.assign[(n_rows * ASSIGNED["PARTS"],)](
+            *by_part,
+            self._p,
+            self._bounds,
+            *sums,
+            N=n_codes,
+            LARGE=device_rows.LARGE * ROW,
+            LANES=LANES,
+            ALIGNED=self._aligned,
+            **ASSIGNED,
+        )
         kernels.average[(n_layers, n_codes)](
             self._table, self._seen, *sums, self._middles, n_layers, N=n_codes, LANES=LANES, num_warps=4,
             enable_fp_fusion=False,
@@ -138,9 +142,11 @@ class Plan:
 
 
 @lru_cache(maxsize=32)
-def _plan(sizes: tuple[int, ...], n_codes: int, dtype: torch.dtype, device: torch.device, stream: int) -> Plan:
+def _plan(
+    sizes: tuple[int, ...], n_codes: int, aligned: bool, dtype: torch.dtype, device: torch.device, stream: int
+) -> Plan:
     with torch.inference_mode(False):  # whoever comes first; its memory is written to in any mode
-        return Plan(sizes, n_codes, dtype, device)
+        return Plan(sizes, n_codes, aligned, dtype, device)
 
 
 def _captured(start: Callable[[], None]) -> torch.cuda.CUDAGraph:

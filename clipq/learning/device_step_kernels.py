@@ -20,43 +20,39 @@ N_SIDE, BELOW, LARGEST = (tl.constexpr(i) for i in (0, 2, 4))  # the negative si
 SEEN = tl.constexpr(64)  # lanes
 BITS = tl.constexpr(12)
 BINS = tl.constexpr(1 << 12)
-OFTEN = tl.constexpr(64)  # one in so many weights
-STEEP = tl.constexpr(1e30)  # intervals in a unit of weight
-LINE = tl.constexpr(8)
-START, TRIES = tl.constexpr(4), tl.constexpr(5)
+OFTEN = tl.constexpr(32)  # one in so many weights
+FEW = tl.constexpr(0.7)  # the pruning rate from which on few weights are kept
 INFINITE = tl.constexpr(0x7F800000)
-NAN = tl.constexpr(float("nan"))
 QUANTIZED, CODES, RESULTS, WEIGHTS = (tl.constexpr(i) for i in range(4))  # in the table
 
 
 @triton.jit
-def _part(table, n, start, layer, part, like, PARTS: tl.constexpr, SIZE: tl.constexpr):
+def _part(table, n, start, layer, part, like, ALIGNED: tl.constexpr, PARTS: tl.constexpr, SIZE: tl.constexpr):
     """A part's weights as float32, zeros beyond the layer's end.
 
-    like: a pointer to numbers of their type.  PARTS: in a row, each of SIZE weights.  They are read one by one: what
-    four together would save, they would cost where their places in memory are exchanged for those of additions.
+    like: a pointer to numbers of their type.  PARTS: in a row, each of SIZE weights.
     """
     before = (part - tl.load(start + layer) * PARTS) * SIZE
-    left = tl.minimum(tl.load(n + layer) - before, SIZE).to(tl.int32)
+    left = tl.load(n + layer) - before
     at = tl.load(table + WEIGHTS + layer).to(like.dtype) + before
     column = tl.arange(0, SIZE)
-    return tl.load(at + column, mask=column < left, other=0).to(tl.float32)
-
-
-@triton.jit
-def _sample(table, n, layer, like, SAMPLE: tl.constexpr):
-    """Weights from all over the layer, as float32; zeros if it has fewer."""
-    i, of = tl.arange(0, SAMPLE), tl.load(n + layer)
-    at = tl.where(of > SAMPLE, i.to(tl.int64) * of // SAMPLE, i)
-    at += tl.randint(0, i).to(tl.uint32).to(tl.int64) % tl.maximum(of // SAMPLE, 1)
-    return tl.load(tl.load(table + WEIGHTS + layer).to(like.dtype) + at, mask=at < of, other=0).to(tl.float32)
+    if ALIGNED:  # so that four weights are read together, up to three beyond the end
+        x = tl.load(tl.multiple_of(at, 16) + column, mask=column // 4 * 4 < left, other=0)
+        x = tl.where(column < left, x, 0)
+    else:
+        x = tl.load(at + column, mask=column < left, other=0)
+    return x.to(tl.float32)
 
 
 @triton.jit
 def bracket(table, n, p, like, state, margin, SAMPLE: tl.constexpr):
     """Where a side's clip is, most likely: between keys whose upper 15 bits a sample of the layer tells."""
     layer, side = tl.program_id(0), tl.program_id(1)
-    bits, share = _sample(table, n, layer, like, SAMPLE).to(tl.int32, bitcast=True), tl.load(p + layer)
+    i, of = tl.arange(0, SAMPLE), tl.load(n + layer)
+    at = tl.where(of > SAMPLE, i.to(tl.int64) * of // SAMPLE, i)
+    at += tl.randint(0, i).to(tl.uint32).to(tl.int64) % tl.maximum(of // SAMPLE, 1)
+    x = tl.load(tl.load(table + WEIGHTS + layer).to(like.dtype) + at, mask=at < of, other=0).to(tl.float32)
+    bits, share = x.to(tl.int32, bitcast=True), tl.load(p + layer)
     own = ((bits < 0) == (side == 0)) & (bits & 0x7FFFFFFF > 0)
     key = tl.where(own, bits & 0x7FFFFFFF, 0x7FFFFFFF)
     rank = share * tl.sum(own.to(tl.int32))
@@ -79,7 +75,7 @@ def bracket(table, n, p, like, state, margin, SAMPLE: tl.constexpr):
 @triton.jit
 def count(
     table, n, start, layer_of, like, state, seen, bins, n_parts,
-    FIRST: tl.constexpr, EACH: tl.constexpr, PARTS: tl.constexpr, SIZE: tl.constexpr,
+    FIRST: tl.constexpr, EACH: tl.constexpr, ALIGNED: tl.constexpr, PARTS: tl.constexpr, SIZE: tl.constexpr,
 ):  # fmt: skip
     """Sorts keys, where the clips may be, into bins.  The first time it also counts them, and finds the largest.
 
@@ -92,14 +88,13 @@ def count(
         pos = neg + FIELDS
         span_neg, span_pos = tl.load(neg + SPAN), tl.load(pos + SPAN)
         if (part == tl.program_id(0) * EACH + i) & ((span_neg > 0) | (span_pos > 0)):
-            bits = _part(table, n, start, layer, part, like, PARTS, SIZE).to(tl.int32, bitcast=True)
+            bits = _part(table, n, start, layer, part, like, ALIGNED, PARTS, SIZE).to(tl.int32, bitcast=True)
             key, is_neg = bits & 0x7FFFFFFF, bits < 0
             low = tl.where(is_neg, tl.load(neg + LOW), tl.load(pos + LOW))
             at = (key - low).to(tl.uint32, bitcast=True)
             inside = at < tl.where(is_neg, span_neg, span_pos).to(tl.uint32, bitcast=True)
             at = (at >> tl.where(is_neg, tl.load(neg + SHIFT), tl.load(pos + SHIFT)).to(tl.uint32)).to(tl.int32)
-            bin_of = tl.where(is_neg, at, at + BINS).to(tl.uint32, bitcast=True)
-            tl.atomic_add(bins + layer * 2 * BINS + bin_of, 1, mask=inside, sem="relaxed")
+            tl.atomic_add(bins + layer * 2 * BINS + tl.where(is_neg, at, at + BINS), 1, mask=inside, sem="relaxed")
             if FIRST:
                 number = tl.where(key > 0, tl.where(is_neg, 1, 1 << 16), 0)
                 below = tl.sum(tl.where(key < low, number, 0))
@@ -108,8 +103,7 @@ def count(
                 tl.atomic_add(own + N_SIDE + 1, number >> 16, sem="relaxed")
                 tl.atomic_add(own + BELOW, below & 0xFFFF, sem="relaxed")
                 tl.atomic_add(own + BELOW + 1, below >> 16, sem="relaxed")
-                most_neg = tl.max(bits.to(tl.uint32, bitcast=True)).to(tl.int32, bitcast=True)
-                tl.atomic_max(own + LARGEST, tl.where(most_neg < 0, most_neg & 0x7FFFFFFF, 0), sem="relaxed")
+                tl.atomic_max(own + LARGEST, tl.max(tl.where(is_neg, key, 0)), sem="relaxed")
                 tl.atomic_max(own + LARGEST + 1, tl.max(bits), sem="relaxed")
 
 
@@ -163,26 +157,26 @@ def _end(c, e, j, m):
 
 
 @triton.jit
-def partition(table, b, room, state, seen, scale, bounds, lines, middles, n_layers, N: tl.constexpr):
+def partition(table, b, room, state, seen, scale, bounds, middles, n_layers, N: tl.constexpr):
     """A layer's clips, bounds and middles (``partition``), and the unit of its sums.
 
-    bounds: float32 [L, N], of each code from 1 on the least weight; NaN behind the last, which no weight reaches.
-    lines: float32 [L, LINE], of each side the clip, with its sign, and how many intervals a unit of weight has.
+    bounds: float32 [L, N], of each code from 1 on the least weight; the last is infinite.
     """
     layer, i = tl.program_id(0), tl.arange(0, N)
     neg = state + layer * 2 * FIELDS
     pos = neg + FIELDS
     k_neg, k_pos = tl.load(neg + LOW), tl.load(pos + LOW)
     c_neg, c_pos = _number(k_neg), _number(k_pos)
+    nan = float("nan")  # not in a tuple, for Triton 3.3
     largest_neg, largest_pos = tl.max(_seen(seen, layer, LARGEST)), tl.max(_seen(seen, layer, LARGEST + 1))
     e_neg, e_pos, largest = _number(largest_neg), _number(largest_pos), tl.maximum(largest_neg, largest_pos)
     bad = largest >= INFINITE
     sides = (tl.load(table + RESULTS) + 8 * n_layers * N).to(tl.pointer_type(tl.float64)) + layer
-    tl.store(sides, tl.where(bad, NAN, c_neg))
-    tl.store(sides + n_layers, tl.where(bad, NAN, e_neg))
+    tl.store(sides, tl.where(bad, nan, c_neg))
+    tl.store(sides + n_layers, tl.where(bad, nan, e_neg))
     tl.store(sides + 2 * n_layers, _number(k_neg + 1))
-    tl.store(sides + 3 * n_layers, tl.where(bad, NAN, c_pos))
-    tl.store(sides + 4 * n_layers, tl.where(bad, NAN, e_pos))
+    tl.store(sides + 3 * n_layers, tl.where(bad, nan, c_pos))
+    tl.store(sides + 4 * n_layers, tl.where(bad, nan, e_pos))
     tl.store(sides + 5 * n_layers, _number(k_pos + 1))
     exponent = ((_number(largest).to(tl.int64, bitcast=True) >> 52) & 0x7FF) - 1022
     unit = tl.minimum(tl.load(room + layer) - exponent, 1022) + 1023
@@ -196,17 +190,8 @@ def partition(table, b, room, state, seen, scale, bounds, lines, middles, n_laye
     next_above = tl.where(above == 0, 1, tl.where(above > 0, key + 1, key - 1)).to(tl.float32, bitcast=True)
     exact = above.to(tl.float64)
     above = tl.where((exact < edge) | ((exact == edge) & (edge <= 0)), next_above, above)  # A06: outer
-    above = tl.where(i == 0, float("-inf"), tl.where(i < 2 * half - 1, above, NAN))
+    above = tl.where(i == 0, float("-inf"), tl.where(i < 2 * half - 1, above, float("inf")))
     tl.store(bounds + layer * N + i, above)
-
-    slope_neg, slope_pos = _slope(c_neg, e_neg, half), _slope(c_pos, e_pos, half - 1)
-    steep, line = (slope_neg > STEEP) | (slope_pos > STEEP), lines + layer * LINE
-    tl.store(line, -c_neg.to(tl.float32))
-    tl.store(line + 1, c_pos.to(tl.float32))
-    tl.store(line + 2, tl.where(steep, 0.0, slope_neg).to(tl.float32))
-    tl.store(line + 3, tl.where(steep, 0.0, slope_pos).to(tl.float32))
-    tl.store(line + START, tl.where(steep, 0.0, half + 0.5))
-    tl.store(line + TRIES, tl.where(steep, 2.0 * half, 1.0))
 
     nearer, further = _end(c_neg, e_neg, half - i, half), _end(c_neg, e_neg, half - i + 1, half)
     of_neg = (further * -1.0 + nearer * -1.0) / 2  # Triton's minus makes 0 of 0
@@ -216,74 +201,41 @@ def partition(table, b, room, state, seen, scale, bounds, lines, middles, n_laye
 
 
 @triton.jit
-def _slope(c, e, m):
-    """Of m intervals; 0 where there is nothing between the clip and the largest weight."""
-    return tl.where(e > c, m / tl.where(e > c, e - c, 1.0), 0.0)
-
-
-@triton.jit
-def _code(x, layer, bounds, lines, N: tl.constexpr):
-    """Weights' codes, 0 of those that are pruned.
-
-    Intervals are equally wide: a line, half an interval too low, gives the code or the one below, which the bound
-    between them decides.  Where float32 has no such line, every code is tried.
-    """
-    line, is_neg = lines + layer * LINE, x < 0
-    c = tl.where(is_neg, tl.load(line), tl.load(line + 1))
-    slope = tl.where(is_neg, tl.load(line + 2), tl.load(line + 3))
-    code = ((x - c) * slope + tl.load(line + START)).to(tl.int32) & (N - 1)
-    tries = tl.load(line + TRIES)
-    while tries > 0:
-        bound = tl.load(bounds + layer * N + code.to(tl.uint32, bitcast=True))
-        code += (x >= bound).to(tl.int32)
-        tries -= 1
-    return tl.where(tl.abs(x) > tl.abs(c), code, 0)
-
-
-@triton.jit
-def frequent(
-    table, n, like, bounds, lines, often, LEAST, N: tl.constexpr, CODE_BITS: tl.constexpr, SAMPLE: tl.constexpr
-):
-    """The codes that occur often in a sample of a layer, if it has at least LEAST weights.
-
-    often: int64 [L], CODE_BITS for each code, the first one lowest, and 0 at their end.
-    """
-    layer = tl.program_id(0)
-    if tl.load(n + layer) >= LEAST:
-        code, which = _code(_sample(table, n, layer, like, SAMPLE), layer, bounds, lines, N), tl.arange(0, 32)
-        listed = ((tl.histogram(code, 32) * OFTEN > SAMPLE) & (which > 0)).to(tl.int32)
-        place = CODE_BITS * (tl.cumsum(listed) - listed)
-        codes = tl.where((listed > 0) & (place + CODE_BITS < 64), which.to(tl.int64) << place.to(tl.int64), 0)
-        tl.store(often + layer, tl.sum(codes))
-
-
-@triton.jit
 def assign(
-    table, n, start, layer_of, like, bounds, lines, often, scale, sums, counts,
-    N: tl.constexpr, CODE_BITS: tl.constexpr, LANES: tl.constexpr, PARTS: tl.constexpr, SIZE: tl.constexpr,
+    table, n, start, layer_of, like, state, p, bounds, scale, sums, counts,
+    N: tl.constexpr, LARGE: tl.constexpr, LANES: tl.constexpr, ALIGNED: tl.constexpr, PARTS: tl.constexpr,
+    SIZE: tl.constexpr,
 ):  # fmt: skip
     """The codes of a part; in its lane of each code the number and, in fixed point, the sum of its weights.
 
-    Codes that occur often are summed by all threads: additions to memory would wait for each other.
+    In layers of LARGE weights and more, where most are kept, codes that occur often are summed by all threads:
+    additions to memory would wait for each other.
     """
     part = tl.program_id(0)
     layer, column = tl.load(layer_of + part // PARTS), tl.arange(0, SIZE)
-    x = _part(table, n, start, layer, part, like, PARTS, SIZE)
-    code = _code(x, layer, bounds, lines, N)
+    x = _part(table, n, start, layer, part, like, ALIGNED, PARTS, SIZE)
+    code, step = tl.zeros([SIZE], tl.int32), N // 2
+    while step > 0:
+        code = tl.where(x >= tl.load(bounds + layer * N + code + step - 1), code + step, code)
+        step = step // 2
+    neg, bits = state + layer * 2 * FIELDS, x.to(tl.int32, bitcast=True)
+    c = tl.where(bits < 0, tl.load(neg + LOW), tl.load(neg + FIELDS + LOW))
+    code = tl.where((bits & 0x7FFFFFFF) > c, code, 0)
     codes = tl.load(table + CODES).to(tl.pointer_type(tl.uint8))
     tl.store(codes + part.to(tl.int64) * SIZE + column, code.to(tl.uint8))
+    each: tl.constexpr = N if N > 32 else 32  # Triton's max is a tensor before 3.6
+    number, place = tl.histogram(code, each), (layer * LANES + part % LANES) * N
+    tl.atomic_add(counts + place + tl.arange(0, each), number, mask=tl.arange(0, each) < N, sem="relaxed")
     units = (x.to(tl.float64) * tl.load(scale + layer)).to(tl.int64)
-    first, lane, left = layer * LANES * N, part % LANES * N, tl.load(often + layer)
-    while left > 0:
-        which = (left & ((1 << CODE_BITS) - 1)).to(tl.int32)
-        own = code == which
-        tl.atomic_add(sums + first + lane + which, tl.sum(tl.where(own, units, 0)), sem="relaxed")
-        tl.atomic_add(counts + first + lane + which, tl.sum(own.to(tl.int32)), sem="relaxed")
-        code = tl.where(own, 0, code)
-        left = left >> CODE_BITS
-    place = (column % LANES * N + code).to(tl.uint32, bitcast=True)
-    tl.atomic_add(sums + first + place, units, mask=code > 0, sem="relaxed")
-    tl.atomic_add(counts + first + place, 1, mask=code > 0, sem="relaxed")
+    if N <= 32:  # noqa: SIM102 (Triton decides it where it compiles)
+        if (tl.load(p + layer) < FEW) & (tl.load(n + layer) >= LARGE):
+            often = tl.sum((number * OFTEN > SIZE).to(tl.int32) << tl.arange(0, 32))
+            for which in range(1, N):
+                if (often >> which) & 1:
+                    own = code == which
+                    tl.atomic_add(sums + place + which, tl.sum(tl.where(own, units, 0)), sem="relaxed")
+                    code = tl.where(own, 0, code)
+    tl.atomic_add(sums + (layer * LANES + column % LANES) * N + code, units, mask=code > 0, sem="relaxed")
 
 
 @triton.jit
@@ -302,7 +254,7 @@ def average(
     results = tl.load(table + RESULTS)
     tl.store(results.to(tl.pointer_type(tl.int64)) + layer * N + code, n)
     levels = (results + 8 * n_layers * (N + 6)).to(tl.pointer_type(tl.float32))
-    tl.store(levels + layer * N + code, tl.where(bad, NAN, level))
+    tl.store(levels + layer * N + code, tl.where(bad, float("nan"), level))
 
 
 @triton.jit
