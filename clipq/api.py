@@ -8,7 +8,7 @@ clipq.load_into(Net(), "net.clipq")
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
@@ -37,6 +37,7 @@ from clipq.search import Evaluation, n_evaluations
 from clipq.search import search as search_settings
 from clipq.search_config import SearchConfig
 from clipq.subset_error import SubsetError
+from clipq.ties import warn_of_ties
 from clipq.train_config import TrainConfig
 from clipq.train_state import History, seed_everything
 from clipq.training import Objective, StepLoss, modes_put_back
@@ -133,6 +134,8 @@ def compress(
     check_state(plain)
     if train.epochs:
         _check_trainable(plain, loader)
+    for layer in layers:
+        warn_of_ties(layer.name, layer.weight, conventions)
     with modes_put_back(plain):
         seed_everything(seed)
         evaluations: list[Evaluation] = []
@@ -205,6 +208,7 @@ def load_into(model: Model, source: QuantizedNet | Source) -> Model:
     faults = [f"missing in the file: {name}" for name in own if name not in state]
     faults += [f"unexpected in the file: {name}" for name in state if name not in own]
     faults += [_misfit(name, state[name], own[name]) for name in state if name in own]
+    faults += _torn(state, own)
     if any(faults):
         raise ModelError("network and file do not fit: " + "; ".join(fault for fault in faults if fault))
     plain.load_state_dict(state)
@@ -222,6 +226,15 @@ def _misfit(name: str, stored: torch.Tensor, own: Any) -> str:
     if is_expanded(own):
         return f"{name}: an expanded view in the network, which nothing can be copied into (see torch.Tensor.clone)"
     return f"{name}: on the meta device in the network (see torch.nn.Module.to_empty)" if own.is_meta else ""
+
+
+def _torn(state: Mapping[str, torch.Tensor], own: Mapping[str, Any]) -> Iterator[str]:
+    """Entries that share one tensor in the network and differ in the file."""
+    first: dict[int, str] = {}
+    for name in filter(state.__contains__, own):
+        other = first.setdefault(id(own[name]), name)
+        if state[name] is not state[other] and not torch.equal(state[name], state[other]):
+            yield f"{other} and {name}: one tensor in the network, two in the file"
 
 
 def _network(where: str, given: Any) -> QuantizedNet:
@@ -294,8 +307,10 @@ def _objective(loss: Callable[[Any, Any], torch.Tensor] | None) -> Objective | N
 
     def objective(model: nn.Module, batch: Any) -> StepLoss:
         x, y = inputs_and_labels(batch)
-        n = _count(y)
-        return StepLoss(loss(model(x), y), float("nan"), n)
+        n, value = _count(y), loss(model(x), y)
+        if not isinstance(value, torch.Tensor):
+            raise SettingError(f"loss: expected a scalar tensor, the mean over the samples, got {value!r:.200}")
+        return StepLoss(value, float("nan"), n)
 
     return objective
 

@@ -39,6 +39,14 @@ def copied(batch: Any) -> Any:
     return batch.clone() if isinstance(batch, torch.Tensor) else _mapped(batch, copied)
 
 
+def tensors_of(batch: Any) -> list[torch.Tensor]:
+    """All of them, one after the other."""
+    if isinstance(batch, torch.Tensor):
+        return [batch]
+    parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, tuple | list) else ()
+    return [tensor for part in parts for tensor in tensors_of(part)]
+
+
 def equal(batch: Any, other: Any) -> bool:
     """Whether all tensors are, of two of the same structure; those with NaN never."""
     if isinstance(batch, torch.Tensor):

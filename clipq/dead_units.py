@@ -7,6 +7,7 @@ then is zero and costs nothing in the file.  The network computes what it did, b
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -17,10 +18,12 @@ import torch
 from torch import fx, nn
 from torch.nn import functional
 
-from clipq.batch import copied
+from clipq.batch import copied, tensors_of
 from clipq.quantized_net import QuantizedLayer, QuantizedNet
 from clipq.tracing import PREFIX, Whole, is_plain, to_trace
 
+ROUNDING = 1000  # units in the last place of the largest output, by which outputs may differ
+ROUNDING_AT_MOST = 0.05  # of it
 _ELEMENTWISE_MODULES = (
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Sigmoid, nn.Tanh, nn.Hardtanh,
     nn.Hardsigmoid, nn.Hardswish, nn.Softplus, nn.Identity, nn.Dropout,
@@ -49,8 +52,9 @@ def fold_dead_units(model: nn.Module, net: QuantizedNet, x: Any = None) -> Quant
 
     model: the network that ``net`` compresses; it is only looked at.  Where it cannot be traced (control flow that
         depends on values), nothing is folded.
-    x: inputs for which the trace must give what ``model`` gives, or nothing is folded.  A network whose code asks what
-        its inputs are (``isinstance``) may do something else while it is traced, and needs them.
+    x: inputs for which the trace must give what ``model`` gives, and the result what ``net`` gives, or nothing is
+        folded.  A network whose code asks what its inputs are (``isinstance``), or reaches its weights by other ways
+        than its modules' attributes, may do something else while it is traced, and needs them.
     """
     try:
         pairs = list(_pairs(to_trace(model).eval(), x))
@@ -68,7 +72,22 @@ def fold_dead_units(model: nn.Module, net: QuantizedNet, x: Any = None) -> Quant
         _drop_unused(pair, layers, tensors)
     for pair in pairs:
         _move_constants(pair, layers, tensors)
-    return replace(net, layers=tuple(layers[layer.name] for layer in net.layers), tensors=tensors)
+    folded = replace(net, layers=tuple(layers[layer.name] for layer in net.layers), tensors=tensors)
+    return folded if x is None or _give_the_same(model, net, folded, x) else net
+
+
+def _give_the_same(model: nn.Module, net: QuantizedNet, folded: QuantizedNet, x: Any) -> bool:
+    """But for the rounding of biases."""
+    twin, outputs = copy.deepcopy(model).eval(), []
+    for state in (net.state_dict(), folded.state_dict()):
+        twin.load_state_dict(state)
+        outputs.append([part.detach().clone() for part in tensors_of(twin(copied(x)))])
+    for before, after in zip(*outputs, strict=True):
+        digits = torch.finfo(before.dtype).eps if before.is_floating_point() else 0.0
+        limit = min(ROUNDING * digits, ROUNDING_AT_MOST) * float(before.abs().max()) if before.numel() else 0.0
+        if not torch.allclose(before, after, rtol=0, atol=limit, equal_nan=True):
+            return False
+    return True
 
 
 def _drop_unused(pair: _Pair, layers: dict[str, QuantizedLayer], tensors: dict[str, torch.Tensor]) -> None:
@@ -103,6 +122,8 @@ def _clear_bias(module: str, units: np.ndarray, tensors: dict[str, torch.Tensor]
 def _pairs(whole: Whole, x: Any) -> Iterator[_Pair]:
     """In the network's order; none where the graph is not that of what happens with inputs ``x``."""
     graph = fx.Tracer().trace(whole)
+    if x is None and any("_tensor_constant" in str(node.target) for node in graph.nodes):
+        return  # of weights, perhaps
     if x is not None:
         torch.testing.assert_close(fx.GraphModule(whole, graph)(copied(x)), whole(copied(x)), equal_nan=True)
     modules = dict(whole.named_modules(remove_duplicate=False))

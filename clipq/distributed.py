@@ -22,6 +22,7 @@ from __future__ import annotations
 import atexit
 import gc
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -84,11 +85,13 @@ def is_writer() -> bool:
 def replicated(module: nn.Module) -> nn.Module:
     """``module`` such that its backward pass averages the gradients over the processes.
 
-    All of them start from the writer's parameters and buffers.
+    All of them start from the writer's parameters and buffers.  A parameter that a step does not use anywhere gets no
+    gradient, as with one process.
     """
     if world_size() == 1:
         return module
-    return nn.parallel.DistributedDataParallel(module, gradient_as_bucket_view=True)
+    warnings.filterwarnings("ignore", "find_unused_parameters=True was specified")  # and found none: no fault
+    return nn.parallel.DistributedDataParallel(module, gradient_as_bucket_view=True, find_unused_parameters=True)
 
 
 def share(batch: Any) -> tuple[Any, float]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
-from torch.utils.data import DistributedSampler
+from torch.utils.data import ChainDataset, ConcatDataset, DistributedSampler, StackDataset, Subset
 
 from clipq import distributed
 from clipq.errors import DataError
@@ -79,10 +79,18 @@ class _Alike:
 
 
 def _parts(loader: Any) -> list[Any]:
-    """The loader, its samplers with those inside them, and its data set; each once."""
-    parts = [loader]
+    """The loader, its samplers and data set, with those inside them; each once."""
+    parts = [loader, getattr(loader, "dataset", None)]
     for part in parts:  # also those that are found meanwhile
-        for inner in (getattr(part, "sampler", None), getattr(part, "batch_sampler", None)):
-            if inner is not None and not any(inner is known for known in parts):
-                parts.append(inner)
-    return [*parts, getattr(loader, "dataset", None)]
+        inside = [getattr(part, "sampler", None), getattr(part, "batch_sampler", None), *_data_sets(part)]
+        parts += [new for new in inside if new is not None and not any(new is known for known in parts)]
+    return parts
+
+
+def _data_sets(part: Any) -> Iterable[Any]:
+    """Those of which one of torch's data sets is made."""
+    if isinstance(part, Subset):
+        return [part.dataset]
+    if isinstance(part, ConcatDataset | ChainDataset | StackDataset):
+        return part.datasets.values() if isinstance(part.datasets, Mapping) else part.datasets
+    return []

@@ -14,7 +14,8 @@ aliases  1xA struct array: ``name``, ``target``
 ======== ==========================================================================================================
 
 In MATLAB, ``w = zeros(n_weights, 1, 'single'); w(cumsum(double(gaps) + 1)) = [0; levels](codes + 1)`` (in two steps)
-are a layer's weights in C order, and ``permute(reshape(w, flip(shape)), rank:-1:1)`` has the shape that Python gives.
+are a layer's weights in C order, and ``permute(reshape(w, [flip(shape) 1]), [rank:-1:1 rank+1])`` has the shape that
+Python gives.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ import torch
 from clipq.conventions import Conventions
 from clipq.errors import ModelError
 from clipq.quantized_net import WEIGHT_DTYPES, LayerSetting, QuantizedLayer, QuantizedNet
+from clipq.ties import warn_of_ties
 from clipq.ws_learn_one_layer import ws_learn_one_layer
 
 State = Mapping[str, torch.Tensor]
@@ -80,6 +81,7 @@ def quantize_state(
 
 
 def _quantized_layer(name: str, W: torch.Tensor, theta: LayerSetting, conventions: Conventions) -> QuantizedLayer:
+    warn_of_ties(name, W, conventions)
     learned = ws_learn_one_layer(W, theta.p, theta.b, conventions, name)
     return QuantizedLayer(name, theta.b, learned.codes.numpy(), learned.levels.numpy(), _DTYPE_NAMES[W.dtype])
 

@@ -116,8 +116,8 @@ class QuantizedNet:
         return state
 
     def rounded(self, dtype: str) -> QuantizedNet:
-        """The same with each floating tensor rounded to the values of ``dtype`` (``float16``, ``bfloat16``), where that
-        has fewer digits; its type stays.  (DEVIATIONS.md, D13.)
+        """The same with each float32 and float64 tensor rounded to the values of ``dtype`` (``float16``, ``bfloat16``);
+        its type stays.  (DEVIATIONS.md, D13.)
 
         Raises:
             SettingError: an unknown ``dtype``, or a finite number that is too large for it; names the tensor.

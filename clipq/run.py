@@ -52,6 +52,7 @@ from clipq.search import Evaluation, as_record, given_settings, n_evaluations, s
 from clipq.search_log import SearchLogFile
 from clipq.selection import select
 from clipq.subset_error import SubsetError
+from clipq.ties import warn_of_ties
 from clipq.train_config import TrainConfig
 from clipq.train_state import History, seed_everything
 from clipq.training import Objective, cross_entropy, fit, top1_error
@@ -208,6 +209,9 @@ class Run:
         model = self._fresh_network()
         if self.experiment.network.weights:
             load_weights(model, self.experiment.network.weights)
+            if distributed.is_writer():
+                for layer in self._layers(model):
+                    warn_of_ties(layer.name, layer.weight, self.experiment.conventions)
             return deployed(model).to(self.device), History()
         model.to(self.device)
         history = self._fit(model, self.experiment.dense, "dense", self.files.dense, self._depends_on("dense"))

@@ -169,6 +169,8 @@ def _infer(options: argparse.Namespace) -> int:
     if options.probes and inference.probes:
         write_probes(options.probes, inference.probes)
         print(f"\nInputs that would tell more: {options.probes}")
+    elif options.probes:
+        print(f"\n{options.probes}: not written, as no inputs were found that would tell more")
     return 0 if inference.survivors else 1
 
 

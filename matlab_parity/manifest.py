@@ -7,6 +7,7 @@ manifest anew cannot hide that one of them has changed since.  ``python -m matla
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 from collections.abc import Iterator
@@ -102,7 +103,11 @@ def problems(entries: list[Entry], root: Path = ROOT) -> Iterator[str]:
     for file in sorted(set(REQUIRED) - listed):
         yield f"fixtures/{file}: missing from the manifest"
     for path in fixtures() if root == ROOT else []:
-        if path.relative_to(FIXTURES).as_posix() not in listed:
+        if path.relative_to(FIXTURES).as_posix() in listed:
+            continue
+        if path.parent == ORIGINAL:  # of the user's own; says by itself what it was made from
+            yield from _problems_of(describe(path), root)
+        else:
             yield f"fixtures/{path.relative_to(FIXTURES).as_posix()}: not in the manifest"
     for entry in entries:
         yield from _problems_of(entry, root)
@@ -123,4 +128,5 @@ def _problems_of(entry: Entry, root: Path) -> Iterator[str]:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     write()

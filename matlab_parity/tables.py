@@ -5,6 +5,7 @@ A test holds the written files to what this module gives, so they cannot fall be
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -140,5 +141,6 @@ def _line(cells: Sequence[str]) -> str:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     for name, page in documents().items():
         (ROOT / name).write_text(page, encoding="utf-8")

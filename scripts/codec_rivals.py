@@ -9,13 +9,13 @@ constriction and nncodec where they are installed.  Every coder's output is deco
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import ctypes
 import io
 import json
 import lzma
 import re
-import sys
 import time
 import zlib
 from collections.abc import Callable
@@ -146,7 +146,9 @@ def with_nncodec(layers: Layers) -> Row:
 
 
 def main() -> None:
-    with np.load(sys.argv[1]) as file:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("layers", type=Path, help="the .npz file")
+    with np.load(parser.parse_args().layers) as file:
         layers = [(file[f"codes{i}"], file[f"signed{i}"]) for i in range(len(file.files) // 2)]
     n = sum(codes.size for codes, _ in layers)
     rows = [

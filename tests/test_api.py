@@ -10,6 +10,7 @@ import threading
 from collections import UserDict, namedtuple
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,17 @@ import torch
 from torch import nn
 from torch.nn import functional
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
-from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
+from torch.utils.data import (
+    BatchSampler,
+    ConcatDataset,
+    DataLoader,
+    Dataset,
+    RandomSampler,
+    StackDataset,
+    Subset,
+    TensorDataset,
+    random_split,
+)
 
 import clipq
 from clipq.batch import lengths, part_of
@@ -219,6 +230,45 @@ def test_a_sampler_inside_a_batch_sampler_is_reseeded_and_told_the_epoch() -> No
     assert epochs == [0, 1, 0, 1]
 
 
+class Drawing(Dataset):
+    """Draws from a generator of its own whenever a sample is read."""
+
+    def __init__(self) -> None:
+        self.generator = torch.Generator()
+
+    def __len__(self) -> int:
+        return 96
+
+    def __getitem__(self, i: int) -> tuple[torch.Tensor, torch.Tensor]:
+        x, y = data()[i]
+        return x + torch.randn(6, generator=self.generator), y
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        lambda drawing: Subset(drawing, range(64)),
+        lambda drawing: random_split(drawing, [64, 32])[0],
+        lambda drawing: ConcatDataset([data(), Subset(drawing, range(9))]),
+        lambda drawing: StackDataset(drawing, range(96)),
+        lambda drawing: StackDataset(x=drawing, number=range(96)),
+    ],
+)
+def test_data_sets_inside_data_sets_are_reseeded(around: Callable[[Dataset], Dataset]) -> None:
+    dataset = around(Drawing())
+
+    def drawn(model: nn.Module, batch: Any) -> StepLoss:
+        x, y = (batch["x"] if isinstance(batch, dict) else batch[0] if isinstance(batch[0], list) else batch)[:2]
+        return StepLoss(functional.cross_entropy(model(x), y), 0.0, len(y))
+
+    def compressed() -> dict[str, bytes]:
+        model = classifier()
+        clipq.compress(model, DataLoader(dataset, 16), None, settings=ALL, objective=drawn, train=TrainConfig(epochs=2))
+        return state_bytes(model)
+
+    assert compressed() == compressed()
+
+
 # Loaders, losses, batches
 
 
@@ -226,6 +276,11 @@ def test_a_list_of_batches_is_a_loader() -> None:
     x, y = data().tensors
     result = clipq.compress(classifier(), [(x[:48], y[:48]), (x[48:], y[48:])], None, settings=ALL, train=SHORT)
     assert len(result.history.epochs) == 1
+
+
+def test_a_loss_that_is_no_tensor_is_named() -> None:
+    with pytest.raises(SettingError, match=r"^loss: expected a scalar tensor, the mean over the samples, got 0\.5"):
+        clipq.compress(classifier(), loader(), None, loss=lambda output, y: 0.5, settings=ALL, train=SHORT)
 
 
 def test_a_loss_may_replace_cross_entropy() -> None:
@@ -785,6 +840,17 @@ def test_loading_into_lazy_and_meta_networks(net: clipq.QuantizedNet) -> None:
     assert torch.equal(made_lazily.eval()(x), clipq.load_into(classifier(4), net).eval()(x))
     with pytest.raises(ModelError, match="meta"):
         clipq.load_into(classifier().to("meta"), net)
+
+
+def test_untied_weights_are_not_loaded_into_a_network_that_ties_them() -> None:
+    untied, model = Tied(), Tied()
+    untied.head.weight = nn.Parameter(torch.randn_like(untied.head.weight))
+    x, y = data().tensors
+    net = clipq.compress(untied, [(x, y)], None, settings=ALL, train=TrainConfig(epochs=0)).net
+    before = state_bytes(model)
+    with pytest.raises(ModelError, match=r"weight and .*weight: one tensor in the network, two in the file"):
+        clipq.load_into(model, net)
+    assert state_bytes(model) == before
 
 
 def test_tied_weights_may_be_loaded_into_a_network_without_ties() -> None:

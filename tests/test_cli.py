@@ -189,6 +189,9 @@ def test_list(capsys):
         (["--data-dir", "."], "digits: comes with scikit-learn; expected no folder (--data-dir)"),
         (["--p", "0.5", "--lambda", "7"], "search.lambda_ (--lambda): needs a search"),
         (["search.given.ip1=[0.5, 4]"], "search.given.ip1: needs search.mode = given"),
+        (["search.p=0.5"], "search.p: needs search.mode = uniform, which --p and --b set"),
+        (["--p", "0.5", "search.evaluations=3"], "search.evaluations: needs a search"),
+        (["--p", "0.5", "selection.attempts=4"], "selection.attempts: needs a search"),
         (["run.amp=true", "--device", "cpu"], "run.amp: mixed precision needs a GPU"),
         (["--seed", "4294967296"], "override run.seed: [run]: seed: expected 0..2^32 - 1"),
         (["--resume", "nowhere"], "nowhere"),
@@ -381,7 +384,9 @@ def test_encode_refuses_files(weights: Path, clipq_file: Path, tmp_path: Path, c
     theta = ["--p", "0.5", "--b", "4"]
     assert ".clipq or .mat" in refused(capsys, "encode", weights, tmp_path / "net.zip", *theta)
     assert "nowhere.pt" in refused(capsys, "encode", tmp_path / "nowhere.pt", tmp_path / "net.clipq", *theta)
-    assert "is quantized already" in refused(capsys, "encode", clipq_file, tmp_path / "net.clipq", *theta)
+    assert "is taken for quantized weights; expected dense ones" in refused(
+        capsys, "encode", clipq_file, tmp_path / "net.clipq", *theta
+    )
     for suffix in (".pt", ".npz", ".safetensors", ".caffemodel", ".clipq", ".mat"):
         (tmp_path / f"bad{suffix}").write_bytes(b"\x07nothing of the kind")
         given = theta if suffix not in (".clipq", ".mat") else []

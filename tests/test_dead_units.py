@@ -238,6 +238,29 @@ def test_with_inputs_a_network_that_is_traced_as_another_one_stays() -> None:
     assert fold_dead_units(model, net, torch.randn(5, 4)) is net
 
 
+class UsesAll(Residual):
+    """Its output depends on every weight in a way of which the trace knows only today's value."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.b(torch.relu(self.a(x))) + sum(p.square().sum() for p in self.parameters())
+
+
+class UsesNumber(Residual):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.b(torch.relu(self.a(x))) + sum(float(p.sum()) for p in self.parameters())
+
+
+@pytest.mark.parametrize(("kind", "given"), [(UsesAll, False), (UsesAll, True), (UsesNumber, True)])
+def test_weights_that_are_reached_by_other_ways_stay(kind: type[nn.Module], given: bool) -> None:
+    torch.manual_seed(0)
+    model = kind()
+    prune(model.a, rows=[1])
+    net = compressed(model, p=0.0)
+    folded = fold_dead_units(model, net, torch.randn(5, 4) if given else None)
+    assert_computes_the_same(model, net, folded, 4)
+    assert codes(folded, "b")[:, 1].any()
+
+
 def test_inputs_and_optional_arguments_do_not_hinder() -> None:
     class Optional(Residual):
         def forward(self, x: torch.Tensor, scale: float | None = None) -> torch.Tensor:

@@ -131,6 +131,13 @@ def test_loaders_draw_alike_and_networks_do_not(outcomes: list[dict[str, Any]]) 
     assert not set(of_first) & set(of_second)
 
 
+def test_what_a_step_does_not_use_hinders_nobody(outcomes: list[dict[str, Any]]) -> None:
+    first, second = (outcome["spared"] for outcome in outcomes)
+    assert equal(first, second)
+    for name, tensor in two_processes.spared().items():
+        assert torch.allclose(first[name], tensor, rtol=0, atol=TOLERANCE["float32"]), name
+
+
 def test_errors_end_both(outcomes: list[dict[str, Any]]) -> None:
     for outcome in outcomes:
         assert outcome["drifted"].startswith("DistributedError: epoch 1: sha256 of the weights: expected the same on")

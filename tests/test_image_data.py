@@ -282,6 +282,19 @@ def test_corrupt_pictures_are_named_and_left_out_on_request(tmp_path: Path, work
         dataset.subset(9, workers=workers)
 
 
+def test_names_of_classes_and_pictures_may_have_spaces(tmp_path: Path):
+    make_folders(tmp_path, flat=True, by_name=True)
+    (tmp_path / "train" / "n02").rename(tmp_path / "train" / "golden retriever")
+    (tmp_path / "train" / "n10").rename(tmp_path / "train" / "retriever")
+    lines = (tmp_path / "val.txt").read_text().replace(" n02", " golden retriever").replace(" n10", " retriever")
+    first = lines.splitlines()[2].partition(" ")[0]
+    (tmp_path / "val" / first).rename(tmp_path / "val" / f"a {first}")
+    write_list(tmp_path, lines.replace(first, f"a {first}"))
+    dataset = load_dataset("imagenet", tmp_path, CAFFE)
+    assert dataset.size("test") == 6
+    assert sorted(y for _, ys in dataset.loader("test", 2) for y in ys.tolist()) == [0, 0, 1, 1, 2, 2]
+
+
 def write_list(root: Path, text: str | bytes) -> None:
     (root / "val.txt").write_bytes(text if isinstance(text, bytes) else text.encode())
 
@@ -290,6 +303,7 @@ def write_list(root: Path, text: str | bytes) -> None:
     ("change", "expected"),
     [
         (lambda root: write_list(root, "n01_0.JPEG"), r"val\.txt: line 1: expected '<picture> <class>' of 3 classes"),
+        (lambda root: write_list(root, "n01_0.JPEG golden n01"), r"line 1: n01_0\.JPEG golden: no such picture"),
         (lambda root: write_list(root, "n01_0.JPEG 3"), r"val\.txt: line 1: expected"),
         (lambda root: write_list(root, "n01_0.JPEG -1"), r"val\.txt: line 1: expected"),
         (lambda root: write_list(root, "n01_0.JPEG " + "9" * 5000), r"val\.txt: line 1: expected"),

@@ -295,6 +295,21 @@ def test_what_is_stale_or_missing_is_named(tmp_path: Path, changed: str, how: st
     assert changed in found[0]
 
 
+def test_a_capture_of_the_original_needs_no_manifest_but_what_is_ours_does(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    capture = manifest.RECONSTRUCTED / "ws_learn_one_layer.mat"  # of the same kind
+    monkeypatch.setattr(manifest, "fixtures", lambda: [capture])
+    monkeypatch.setattr(manifest, "ORIGINAL", manifest.RECONSTRUCTED)
+    assert [p for p in manifest.problems([]) if "missing from the manifest" not in p] == []
+    monkeypatch.setattr(manifest, "sha256", lambda path: "changed")
+    found = [p for p in manifest.problems([]) if "missing from the manifest" not in p]
+    assert found
+    assert all("stale" in problem for problem in found)
+    monkeypatch.setattr(manifest, "ORIGINAL", tmp_path)
+    assert "fixtures/reconstructed/ws_learn_one_layer.mat: not in the manifest" in list(manifest.problems([]))
+
+
 def test_a_damaged_manifest_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for content in ("not json", "{}", '{"fixtures": [{"file": "x"}]}'):
         (tmp_path / "manifest.json").write_text(content, encoding="utf-8")

@@ -217,6 +217,15 @@ def test_an_encoders_output_alone_may_fit_another_width_than_the_next() -> None:
     assert alone == {"gaps": (Conventions(),), "bits": (Conventions(),)}
 
 
+def test_where_no_inputs_would_tell_more_the_command_says_so(
+    grid: list[Case], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    save_cases(tmp_path / "all.mat", outputs_of(grid, EVERY.index(Conventions()), OUTPUTS))
+    assert main(["--infer", str(tmp_path / "all.mat"), "--probes", str(tmp_path / "probes.mat")]) == 0
+    assert "probes.mat: not written, as no inputs were found that would tell more" in capsys.readouterr().out
+    assert not (tmp_path / "probes.mat").exists()
+
+
 def test_the_command_writes_json_and_probes(grid: list[Case], tmp_path: Path) -> None:
     save_cases(tmp_path / "one.mat", outputs_of(grid, 7, ("quantized",))[:1])
     found, probes = tmp_path / "found.json", tmp_path / "probes.mat"

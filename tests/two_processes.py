@@ -196,6 +196,26 @@ def from_python(**options: Any) -> dict[str, Any]:
     return {"seen": seen, "net": result.net.state_dict(), "history": history, "eps": result.evaluations[0].eps}
 
 
+class Spared(nn.Module):
+    """One layer is never used, another one in some batches, and then by one process alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.used, self.at_times, self.never = (nn.Linear(36, 5) for _ in range(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.flatten(1)
+        large = x[:, :1].abs() > 1.5
+        return self.used(x) + (self.at_times(x) * large if large.any() else 0)
+
+
+def spared() -> dict[str, torch.Tensor]:
+    torch.manual_seed(3)
+    model, batches = Spared(), list(Batches(0, torch.float32))
+    clipq.compress(model, batches, None, settings={"*": (0.5, 3)}, train=CONFIG)
+    return model.state_dict()
+
+
 class Noisy(TensorDataset):
     """Each sample is changed by a number that is drawn when it is read."""
 
@@ -243,6 +263,7 @@ def outcome() -> dict[str, Any]:
         "failing writer": said(lambda: on_writer(ModelError("of the writer"))),
         "stopped writer": said(lambda: on_writer(Interrupted("by a signal"))),
         "from Python": from_python(),
+        "spared": spared(),
         "drawn": drawn_by_the_loader(),
         "own samples": said(lambda: from_python(batch_size=8, sampler=DistributedSampler(range(N)))),
         "own batches": said(lambda: from_python(batch_sampler=BatchSampler(DistributedSampler(range(N)), 8, False))),

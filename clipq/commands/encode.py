@@ -97,7 +97,10 @@ def _recoded(args: argparse.Namespace, readings: dict[str, str]) -> QuantizedNet
     given = [name for name, value in options.items() if value not in (None, [])]
     given += [f"--convention {name}" for name in readings if name != "index_bits"]
     if given:
-        raise SettingError(f"{args.file}: is quantized already; expected dense weights for {', '.join(given)}")
+        raise SettingError(
+            f"{args.file}: a {args.file.suffix} file is taken for quantized weights; "
+            f"expected dense ones, as .pt or .npz, for {', '.join(given)}"
+        )
     with naming(args.file):
         return decode_sparse_quantized_net_v2(args.file)
 

@@ -33,6 +33,8 @@ Several processes train together: torchrun --nproc-per-node=N -- scripts/ws_trai
 The keys of an experiment are in its file; the run's folder has one with every key: config.toml.
 """
 
+#: Keys of what every layer gets without a search.
+UNIFORM = ("search.p", "search.b")
 #: Options that stand for a key of the experiment.
 SHORTCUTS = {
     "weights": "network.weights",
@@ -145,11 +147,22 @@ def _loaded(args: argparse.Namespace, overrides: Mapping[str, str]) -> Experimen
     experiment = load_experiment(args.experiment or "digits", overrides)
     search = experiment.search
     for key in overrides:
-        if key == "search.lambda_" and not search.searches:
-            raise ExperimentError(f"{key} (--lambda): needs a search; expected none with search.mode = {search.mode}")
-        if key.startswith("search.given.") and search.mode != "given":
-            raise ExperimentError(f"{key}: needs search.mode = given; expected none with search.mode = {search.mode}")
+        needs = _without_effect(key, search.mode, search.searches)
+        if needs and not (args.dry_run and key in UNIFORM):
+            name = key.replace("lambda_", "lambda_ (--lambda)")
+            raise ExperimentError(f"{name}: needs {needs}; expected none with search.mode = {search.mode}")
     return experiment
+
+
+def _without_effect(key: str, mode: str, searches: bool) -> str:
+    """What an override of ``key`` needs that ``mode`` is not; empty if nothing."""
+    if key.startswith("search.given."):
+        return "" if mode == "given" else "search.mode = given"
+    if key in UNIFORM:
+        return "search.mode = uniform, which --p and --b set" if searches else ""
+    if key.startswith(("search.", "selection.")) and key != "search.mode":
+        return "" if searches else "a search"
+    return ""
 
 
 def _work(experiment: Experiment, folder: Path, args: argparse.Namespace) -> None:

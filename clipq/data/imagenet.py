@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import warnings
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -184,7 +186,7 @@ def _read_list(path: Path, pictures: dict[str, int], classes: dict[str, int]) ->
     for number, line in enumerate(_text(path).splitlines(), 1):
         if not line.strip():
             continue
-        name, _, label = line.strip().rpartition(" ")
+        name, label = _entry(line.strip(), pictures, classes)
         by_name, by_number = classes.get(label), numbers.get(label.lstrip("0") or "0")
         if not name or by_name is by_number is None:
             raise DataError(
@@ -201,6 +203,13 @@ def _read_list(path: Path, pictures: dict[str, int], classes: dict[str, int]) ->
         got = "classes that fit both and differ" if readings else "some of each"
         raise DataError(f"{path}: expected the numbers of all classes or the names of all, got {got}")
     return dict(zip(labels, readings[0], strict=True))
+
+
+def _entry(line: str, pictures: Container[str], classes: Container[str]) -> tuple[str, str]:
+    """Picture and class; spaces may be in both, as long as one place to divide them gives a picture and a class."""
+    divided = [(line[: space.start()], line[space.end() :]) for space in re.finditer(" ", line)]
+    fitting = [(name, label) for name, label in divided if name in pictures and label in classes]
+    return fitting[0] if len(fitting) == 1 else line.rpartition(" ")[::2]
 
 
 def _text(path: Path) -> str:
