@@ -83,8 +83,9 @@ def _give_the_same(model: nn.Module, net: QuantizedNet, folded: QuantizedNet, x:
         twin.load_state_dict(state)
         outputs.append([part.detach().clone() for part in tensors_of(twin(copied(x)))])
     for before, after in zip(*outputs, strict=True):
-        digits = torch.finfo(before.dtype).eps if before.is_floating_point() else 0.0
-        limit = min(ROUNDING * digits, ROUNDING_AT_MOST) * float(before.abs().max()) if before.numel() else 0.0
+        limit = 0.0
+        if before.is_floating_point() and before.numel():
+            limit = min(ROUNDING * torch.finfo(before.dtype).eps, ROUNDING_AT_MOST) * float(before.abs().max())
         if not torch.allclose(before, after, rtol=0, atol=limit, equal_nan=True):
             return False
     return True
