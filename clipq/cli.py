@@ -1,6 +1,7 @@
 """The command ``clipq``: train, encode, decode, info.  ``scripts/`` holds an entry point for each of the verbs.
 
-Exit codes: 0; 2 for anything wrong with what was given (one line on stderr says what); 130 after an interrupt.
+Exit codes: 0; 1 where nobody reads the output any more; 2 for anything wrong with what was given (one line on stderr
+says what); 130 after an interrupt.
 """
 
 from __future__ import annotations

@@ -369,6 +369,7 @@ def test_encode_mat_and_back_is_the_same_file(clipq_file: Path, tmp_path: Path):
         (["--p", "0.5", "--b", "4", "--include", "fc7"], "fc7"),
         (["--p", "0.5", "--b", "4", "--exclude", "*"], "no tensor to compress"),
         (["--p", "0.5", "--b", "4", "--convention", "edge=left"], "edge"),
+        (["--layer", "fc=0.5,4", "--include", "fc"], "--include, --exclude: choose what --p and --b are for"),
         (["--layer", "fc=0.5,3", "--layer", "fc=0.9,4"], "--layer fc: expected one value, got two"),
         (["--layer", "fc=0.5,3", "--layer", "fc.weight=0.9,4"], "net.pt: tensor fc.weight: expected one setting"),
         (["--p", "0.5", "--b", "4", *["--convention", "partition=joined"] * 2], "--convention partition: expected one"),
@@ -383,6 +384,10 @@ def test_encode_refuses(arguments: list[str], words: str, weights: Path, tmp_pat
 def test_encode_refuses_files(weights: Path, clipq_file: Path, tmp_path: Path, capsys):
     theta = ["--p", "0.5", "--b", "4"]
     assert ".clipq or .mat" in refused(capsys, "encode", weights, tmp_path / "net.zip", *theta)
+    assert "a .mat file has no coder" in refused(
+        capsys, "encode", weights, tmp_path / "net.mat", *theta, "--coder", "best"
+    )
+    assert not (tmp_path / "net.mat").exists()
     assert "nowhere.pt" in refused(capsys, "encode", tmp_path / "nowhere.pt", tmp_path / "net.clipq", *theta)
     assert "is taken for quantized weights; expected dense ones" in refused(
         capsys, "encode", clipq_file, tmp_path / "net.clipq", *theta

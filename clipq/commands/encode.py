@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             + (" (default: all of floating type with two or more dimensions)" if default else ""),
         )  # fmt: skip
     parser.add_argument(
-        "--coder", choices=get_args(Coder), default="fixed",
+        "--coder", choices=get_args(Coder),
         help="of each layer: fixed is the size that the paper counts, best the smallest (default: fixed)",
     )  # fmt: skip
     names = ", ".join(f"{f.name} ({f.metadata['id']})" for f in READINGS)
@@ -74,6 +74,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.output.suffix not in COMPRESSED:
         raise SettingError(f"{args.output}: expected a file ending in {' or '.join(COMPRESSED)}")
+    if args.output.suffix == ".mat" and args.coder:
+        raise SettingError(f"{args.output}: a .mat file has no coder; expected no --coder")
     readings = _each_once("--convention", map(_reading, args.convention))
     conventions = Conventions(**readings)  # type: ignore[arg-type]
     net = _recoded(args, readings) if args.file.suffix in COMPRESSED else _quantized(args, conventions)
@@ -81,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
         size = write_mat(net, args.output, conventions)
         print(f"{args.output}: {len(net.layers)} layers, {size:,} bytes")
     else:
-        write_verified(net, encode_sparse_quantized_net_v2(net, args.coder, conventions), args.output)
+        write_verified(net, encode_sparse_quantized_net_v2(net, args.coder or "fixed", conventions), args.output)
         print(info_text(inspect(args.output), str(args.output)))
     return 0
 
@@ -109,6 +111,8 @@ def _quantized(args: argparse.Namespace, conventions: Conventions) -> QuantizedN
     if (args.p is None) != (args.b is None) or (args.p is None and not args.layer):
         raise SettingError("expected --p and --b together, or --layer for each tensor to compress")
     setting = None if args.p is None else LayerSetting(args.p, args.b)
+    if setting is None and (args.include or args.exclude):
+        raise SettingError("--include, --exclude: choose what --p and --b are for; expected none without these")
     given = _each_once("--layer", map(_layer, args.layer))
     state = read_state(args.file)
     try:
