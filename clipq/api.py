@@ -37,6 +37,7 @@ from clipq.search import Evaluation, n_evaluations
 from clipq.search import search as search_settings
 from clipq.search_config import SearchConfig
 from clipq.subset_error import SubsetError
+from clipq.tensor_bytes import tensor_to_bytes
 from clipq.ties import warn_of_ties
 from clipq.train_config import TrainConfig
 from clipq.train_state import History, seed_everything
@@ -233,7 +234,7 @@ def _torn(state: Mapping[str, torch.Tensor], own: Mapping[str, Any]) -> Iterator
     first: dict[int, str] = {}
     for name in filter(state.__contains__, own):
         other = first.setdefault(id(own[name]), name)
-        if state[name] is not state[other] and not torch.equal(state[name], state[other]):
+        if state[name] is not state[other] and tensor_to_bytes(state[name]) != tensor_to_bytes(state[other]):
             yield f"{other} and {name}: one tensor in the network, two in the file"
 
 

@@ -21,10 +21,7 @@ def to_device(batch: Any, device: torch.device) -> Any:
 
 def lengths(batch: Any) -> set[int]:
     """Of the tensors' first dimensions; one, the number of samples, where every tensor has an entry a sample."""
-    if isinstance(batch, torch.Tensor):
-        return {len(batch)} if batch.ndim else set()
-    parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, tuple | list) else ()
-    return set().union(*map(lengths, parts))
+    return {len(tensor) for tensor in tensors_of(batch) if tensor.ndim}
 
 
 def part_of(batch: Any, samples: slice) -> Any:

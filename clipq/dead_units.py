@@ -68,6 +68,8 @@ def fold_dead_units(model: nn.Module, net: QuantizedNet, x: Any = None) -> Quant
         if all(f"{name}.weight" in layers for name in (pair.first, pair.second))
         and tied.isdisjoint(f"{name}.{what}" for name in (pair.first, pair.second) for what in ("weight", "bias"))
     ]
+    if not pairs:
+        return net
     for pair in reversed(pairs):
         _drop_unused(pair, layers, tensors)
     for pair in pairs:
@@ -123,10 +125,10 @@ def _clear_bias(module: str, units: np.ndarray, tensors: dict[str, torch.Tensor]
 def _pairs(whole: Whole, x: Any) -> Iterator[_Pair]:
     """In the network's order; none where the graph is not that of what happens with inputs ``x``."""
     graph = fx.Tracer().trace(whole)
-    if x is None and any("_tensor_constant" in str(node.target) for node in graph.nodes):
-        return  # of weights, perhaps
     if x is not None:
         torch.testing.assert_close(fx.GraphModule(whole, graph)(copied(x)), whole(copied(x)), equal_nan=True)
+    elif any("_tensor_constant" in str(node.target) for node in graph.nodes):
+        return  # of weights, perhaps
     modules = dict(whole.named_modules(remove_duplicate=False))
     uses = _uses(graph, modules)
 

@@ -6,11 +6,13 @@ import warnings
 
 import torch
 
+from clipq import distributed
 from clipq.conventions import Conventions
 
-SEEN = 65_536  # weights of a layer that are looked at
-FEW = 256  # magnitudes of a side and more than a codebook has
-SHARED = 8  # weights of each magnitude, and more
+SEEN = 65_536  # kept weights of a layer that are looked at, of at most ``SPARSE`` times as many
+SPARSE = 16
+FEW = 256  # magnitudes, more than a codebook has
+SHARED = 8  # weights of each magnitude, on average
 
 
 def warn_of_ties(name: str, W: torch.Tensor, conventions: Conventions) -> None:
@@ -18,10 +20,10 @@ def warn_of_ties(name: str, W: torch.Tensor, conventions: Conventions) -> None:
 
     Source: A04.  W: of any shape and type.
     """
-    if conventions.clip_ties != "prune":
+    if conventions.clip_ties != "prune" or not distributed.is_writer():
         return
-    kept = W.detach().flatten()
-    kept = kept[kept != 0][:SEEN].abs()
+    some = W.detach().flatten()[:: 1 + W.numel() // (SPARSE * SEEN)]
+    kept = some[some != 0][:SEEN].abs()
     n = len(kept.unique())
     if 0 < n <= FEW and len(kept) >= SHARED * n:
         warnings.warn(

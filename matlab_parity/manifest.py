@@ -102,9 +102,8 @@ def problems(entries: list[Entry], root: Path = ROOT) -> Iterator[str]:
     listed = {entry.file for entry in entries}
     for file in sorted(set(REQUIRED) - listed):
         yield f"fixtures/{file}: missing from the manifest"
-    for path in fixtures() if root == ROOT else []:
-        if path.relative_to(FIXTURES).as_posix() in listed:
-            continue
+    unlisted = [path for path in fixtures() if path.relative_to(FIXTURES).as_posix() not in listed]
+    for path in unlisted if root == ROOT else []:
         if path.parent == ORIGINAL:  # of the user's own; says by itself what it was made from
             yield from _problems_of(describe(path), root)
         else:

@@ -853,6 +853,18 @@ def test_untied_weights_are_not_loaded_into_a_network_that_ties_them() -> None:
     assert state_bytes(model) == before
 
 
+def test_untied_weights_of_the_same_bits_are_loaded_into_a_network_that_ties_them() -> None:
+    untied, model = Tied(), Tied()
+    for network, tensor in ((untied, torch.full((3,), float("nan"))), (model, torch.zeros(3))):
+        network.one = nn.Parameter(tensor)
+        network.other = network.one
+    untied.other = nn.Parameter(untied.one.detach().clone())
+    net = clipq.compress(untied, [], None, settings=ALL, train=TrainConfig(epochs=0)).net
+    clipq.load_into(model, net)
+    assert model.one is model.other
+    assert bool(model.one.isnan().all())
+
+
 def test_tied_weights_may_be_loaded_into_a_network_without_ties() -> None:
     model = Tied()
     result = clipq.compress(model, loader(), None, settings=ALL, train=SHORT)

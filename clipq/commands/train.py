@@ -17,6 +17,7 @@ from clipq.experiment import Experiment, list_experiments, load_experiment
 from clipq.report import PAGE, terminal_table
 from clipq.run import Run, RunFiles
 from clipq.run_lock import is_at_work
+from clipq.search_config import SearchConfig
 from clipq.text_table import Table
 from clipq.train_config import TrainConfig
 
@@ -147,21 +148,21 @@ def _loaded(args: argparse.Namespace, overrides: Mapping[str, str]) -> Experimen
     experiment = load_experiment(args.experiment or "digits", overrides)
     search = experiment.search
     for key in overrides:
-        needs = _without_effect(key, search.mode, search.searches)
+        needs = _missing(key, search)
         if needs and not (args.dry_run and key in UNIFORM):
             name = key.replace("lambda_", "lambda_ (--lambda)")
             raise ExperimentError(f"{name}: needs {needs}; expected none with search.mode = {search.mode}")
     return experiment
 
 
-def _without_effect(key: str, mode: str, searches: bool) -> str:
-    """What an override of ``key`` needs that ``mode`` is not; empty if nothing."""
+def _missing(key: str, search: SearchConfig) -> str:
+    """What an override of ``key`` needs to have an effect; empty if it has one."""
     if key.startswith("search.given."):
-        return "" if mode == "given" else "search.mode = given"
+        return "" if search.mode == "given" else "search.mode = given"
     if key in UNIFORM:
-        return "search.mode = uniform, which --p and --b set" if searches else ""
+        return "search.mode = uniform, which --p and --b set" if search.searches else ""
     if key.startswith(("search.", "selection.")) and key != "search.mode":
-        return "" if searches else "a search"
+        return "" if search.searches else "a search"
     return ""
 
 

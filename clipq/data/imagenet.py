@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import warnings
 from collections.abc import Container
 from dataclasses import dataclass
@@ -207,7 +206,7 @@ def _read_list(path: Path, pictures: dict[str, int], classes: dict[str, int]) ->
 
 def _entry(line: str, pictures: Container[str], classes: Container[str]) -> tuple[str, str]:
     """Picture and class; spaces may be in both, as long as one place to divide them gives a picture and a class."""
-    divided = [(line[: space.start()], line[space.end() :]) for space in re.finditer(" ", line)]
+    divided = [(line[:i], line[i + 1 :]) for i, character in enumerate(line) if character == " "]
     fitting = [(name, label) for name, label in divided if name in pictures and label in classes]
     return fitting[0] if len(fitting) == 1 else line.rpartition(" ")[::2]
 

@@ -35,7 +35,7 @@ _HOW = (
     "error), removes units that do nothing and stores biases in bfloat16. It keeps the last epoch instead of the "
     "best; LeNet-5, its gradients bounded, also learns from the dense network's outputs (D10, D12 to D15 and D17 of "
     "matlab_parity/DEVIATIONS.md). The last column is the same network's file as the coder is now, with the smallest "
-    "one for each layer."
+    "one for each layer. Each run below names its command and commit, whose recipe it followed."
 )
 _SEEN = (
     "While the `small` recipes were made, test errors of earlier forms of them had been seen, on other seeds than "
