@@ -19,7 +19,7 @@ from clipq.conventions import Conventions
 from clipq.entropy.entropy_coder import entropy_size
 from clipq.errors import SettingError
 from clipq.quantized_net import LayerSetting
-from clipq.relative_index import entry_counts, zero_runs
+from clipq.relative_index import MAX_INDEX_BITS, entry_counts, zero_runs
 
 Coder = Literal["fixed", "entropy", "best"]
 
@@ -56,6 +56,18 @@ def choose_index_bits(codes: np.ndarray, b: int, conventions: Conventions) -> tu
     sizes = [sum(p.values()) for p in parts]
     best = sizes.index(min(sizes))
     return widths[best], parts[best]
+
+
+def least_fixed_bytes(codes: np.ndarray, b: int) -> int:
+    """A ``fixed`` section of these codes (uint8) takes no fewer bytes, whatever the width of its relative index.
+
+    An entry of w index bits stands for at most 2^w weights, and there is one for each kept weight.
+    """
+    kept = codes.reshape(-1) != 0
+    n_kept = int(np.count_nonzero(kept))
+    stored = kept.size - int(np.argmax(kept[::-1])) if n_kept else 0  # up to the last kept weight
+    entries = [max(n_kept, -(-stored >> w)) for w in range(MAX_INDEX_BITS + 1)]
+    return 4 * (2**b - 1) + min(packed_size(n, b + w) for w, n in enumerate(entries))
 
 
 def layer_bits(

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from clipq.bit_stream import pack_bits, varint
-from clipq.bits import Coder, choose_index_bits, padding_size
+from clipq.bits import Coder, choose_index_bits, least_fixed_bytes, padding_size
 from clipq.byte_reader import CRC_SIZE
 from clipq.clipq_file import Directory, LayerEntry, TensorEntry, crc, pack_directory
 from clipq.conventions import Conventions
@@ -147,7 +147,10 @@ def _encode_layer(layer: QuantizedLayer, coder: Coder, conventions: Conventions)
         return _encode_fixed(layer, conventions)
     if coder == "entropy":
         return _encode_entropy(layer)
-    return min(_encode_entropy(layer), _encode_fixed(layer, conventions), key=lambda encoded: encoded.n_bytes)
+    modelled = _encode_entropy(layer)
+    if modelled.n_bytes <= least_fixed_bytes(layer.codes, layer.b):
+        return modelled
+    return min(modelled, _encode_fixed(layer, conventions), key=lambda encoded: encoded.n_bytes)
 
 
 def _encode_entropy(layer: QuantizedLayer) -> EncodedLayer:

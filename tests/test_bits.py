@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clipq.bits import dense_bits, fixed_parts, layer_bits
+from clipq.bits import dense_bits, fixed_parts, layer_bits, least_fixed_bytes
 from clipq.conventions import Conventions
 from clipq.encode_sparse_quantized_net_v2 import encode_sparse_quantized_net_v2
 from clipq.entropy import entropy_coder
@@ -24,6 +24,7 @@ def test_the_count_is_the_size_of_the_section(layer: QuantizedLayer, conventions
     encoded = encode_sparse_quantized_net_v2(QuantizedNet((layer,)), conventions=conventions).layers[0]
     assert layer_bits(layer.codes, layer.b, conventions) == 8 * encoded.n_bytes
     assert sum(encoded.parts.values()) == encoded.n_bytes
+    assert least_fixed_bytes(layer.codes, layer.b) <= encoded.n_bytes
 
 
 @settings(max_examples=25)
@@ -113,6 +114,7 @@ def test_deep_compressions_widths_are_told_by_the_shape() -> None:
     assert layer_bits(codes, 4, DEEP_COMPRESSION) == 8 * (rest + 625)
     assert layer_bits(codes.reshape(10, 10, 10, 10), 4, DEEP_COMPRESSION) == 8 * (rest + 1000)
     assert layer_bits(codes, 4) == 8 * (rest + 500)  # the best: 4 bits hold a gap of 9
+    assert least_fixed_bytes(codes, 4) == 60 + 1000
 
 
 def test_best_is_the_smallest_of_all_widths() -> None:
