@@ -30,10 +30,10 @@ from clipq.layers import DEFAULT_TYPES, CompressibleLayer, compressible_layers, 
 from clipq.loader_epochs import LoaderEpochs, check_loader
 from clipq.matlab_net import write_mat
 from clipq.metric import Metric, epoch_error, search_error
-from clipq.model_check import check_state, is_uninitialized, plain_model
+from clipq.model_check import check_state, entries_of, is_uninitialized, plain_model
 from clipq.progress import NoProgress, ProgressBars, SearchBar
 from clipq.quantized_net import LayerSetting, QuantizedNet
-from clipq.search import Evaluation, n_evaluations
+from clipq.search import Evaluation, given_settings, n_evaluations
 from clipq.search import search as search_settings
 from clipq.search_config import SearchConfig
 from clipq.subset_error import SubsetError
@@ -125,39 +125,40 @@ def compress(
     _exclude_each_other(loss=loss, objective=objective)
     _all_functions(metric=metric, search_metric=search_metric, loss=loss, objective=objective)
     _all_of_types(
-        train=(train, TrainConfig), conventions=(conventions, Conventions),
+        "compress", train=(train, TrainConfig), conventions=(conventions, Conventions),
         search=(SearchConfig() if search is None else search, SearchConfig),
         settings=({} if settings is None else settings, Mapping),
     )  # fmt: skip
     _check_seed(seed)
     plain = plain_model(model)
     layers = compressible_layers(plain, include, exclude, types)
-    check_state(plain)
+    check_state(plain, (layer.name for layer in layers))
     if train.epochs:
         _check_trainable(plain, loader)
     for layer in layers:
         warn_of_ties(layer.name, layer.weight, conventions)
+    search = search or SearchConfig()
+    chosen = given_settings(layers, search) if settings is None else _given_settings(layers, settings)
+    error: Metric = search_error(search, metric, search_metric) if chosen is None else lambda model: 0.0
+    evaluations: list[Evaluation] = []
     with modes_put_back(plain):
         seed_everything(seed)
-        evaluations: list[Evaluation] = []
-        if settings is not None:
-            chosen = _given_settings(layers, settings)
-        else:
-            search = search or SearchConfig()
-            error = search_error(search, metric, search_metric)
+        if chosen is None:
             bar = SearchBar(n_evaluations(search) * len(layers)) if progress else None
             chosen, evaluations = distributed.on_writer(
                 lambda: search_settings(
                     plain, layers, error, search, conventions=conventions, seed=seed, on_evaluation=bar
                 )
             )
-        trained = ws_train(
-            plain, layers, chosen, LoaderEpochs(loader, seed), train, conventions=conventions, seed=seed, amp=amp,
-            validate=None if metric is None else epoch_error(metric),
-            objective=objective or _objective(loss),
-            progress=ProgressBars("CLIP-Q") if progress else NoProgress(),
-        )  # fmt: skip
-    plain.zero_grad(set_to_none=True)
+        try:
+            trained = ws_train(
+                plain, layers, chosen, LoaderEpochs(loader, seed), train, conventions=conventions, seed=seed, amp=amp,
+                validate=None if metric is None else epoch_error(metric),
+                objective=objective or _objective(loss),
+                progress=ProgressBars("CLIP-Q") if progress else NoProgress(),
+            )  # fmt: skip
+        finally:
+            plain.zero_grad(set_to_none=True)
     return Compressed(trained.net, chosen, trained.history, evaluations)
 
 
@@ -174,10 +175,11 @@ def save(
     coder: ``fixed``, the paper's; ``entropy``; or ``best``, the smaller one for each layer.
 
     Raises:
-        SettingError: not a network, an unknown coder, or a tensor that the file cannot hold.
+        SettingError: not a network, an unknown coder, options of another type, or a tensor that the file cannot hold.
         WriteError: it cannot be written; what was there before is unchanged.
     """
     net = _network("save", net)
+    _all_of_types("save", path=(path, (str, os.PathLike)), conventions=(conventions, Conventions))
     if Path(path).suffix.lower() == ".mat":
         return write_mat(net, path, conventions)
     return write_verified(net, encode_sparse_quantized_net_v2(net, coder, conventions), path)
@@ -205,7 +207,7 @@ def load_into(model: Model, source: QuantizedNet | Source) -> Model:
     plain = plain_model(model)
     net = load(source) if isinstance(source, SOURCES) else _network("load_into", source)
     state = net.state_dict()
-    own = plain.state_dict(keep_vars=True)
+    own = entries_of(plain)
     faults = [f"missing in the file: {name}" for name in own if name not in state]
     faults += [f"unexpected in the file: {name}" for name in state if name not in own]
     faults += [_misfit(name, state[name], own[name]) for name in state if name in own]
@@ -224,6 +226,8 @@ def _misfit(name: str, stored: torch.Tensor, own: Any) -> str:
         return f"{name}: expected a tensor in the network, got {type(own).__name__}"
     if own.shape != stored.shape:
         return f"{name}: {tuple(stored.shape)} in the file, {tuple(own.shape)} in the network"
+    if own.is_inference() and not torch.is_inference_mode_enabled():
+        return f"{name}: made in inference mode in the network, outside of which nothing can be copied into it"
     if is_expanded(own):
         return f"{name}: an expanded view in the network, which nothing can be copied into (see torch.Tensor.clone)"
     return f"{name}: on the meta device in the network (see torch.nn.Module.to_empty)" if own.is_meta else ""
@@ -251,11 +255,12 @@ def _all_functions(**options: Any) -> None:
             raise SettingError(f"compress: {name}: expected a function, got {value!r}")
 
 
-def _all_of_types(**options: tuple[Any, type]) -> None:
+def _all_of_types(where: str, **options: tuple[Any, type | tuple[type, ...]]) -> None:
     """Each option with the type that it must have."""
     for name, (value, kind) in options.items():
         if not isinstance(value, kind):
-            raise SettingError(f"compress: {name}: expected a {kind.__name__}, got {value!r}")
+            names = " or ".join(each.__name__ for each in (kind if isinstance(kind, tuple) else (kind,)))
+            raise SettingError(f"{where}: {name}: expected a {names}, got {value!r}")
 
 
 def _check_seed(seed: Any) -> None:

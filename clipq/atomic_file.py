@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,21 +19,18 @@ _PART = ".part"
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """A binary file that takes ``path``'s place once it is written and on the disk; on any error the old one stays.
 
+    What a symbolic link leads to is replaced, and a new file has the old one's permissions.  A device or a pipe is
+    written to.
+
     Raises:
-        WriteError: the disk is full, the folder is missing or must not be written to.
+        WriteError: the disk is full, the folder is missing or must not be written to, or a path that names no file.
     """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_PART}")
+    path = _final(path)
     try:
-        with open(temporary, "xb") as file:
+        mode = path.stat().st_mode if path.exists() else stat.S_IFREG
+        with _replacing(path, mode) if stat.S_IFMT(mode) in (stat.S_IFREG, stat.S_IFDIR) else open(path, "wb") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
     except BaseException as error:
-        with suppress(OSError):
-            os.unlink(temporary)
         # torch.save reports a failed write by an error of its own, raised while it handles the system's
         failure = next((e for e in (error, error.__context__) if isinstance(e, OSError)), None)
         if failure is None:
@@ -40,6 +38,37 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         raise WriteError(
             f"{path}: cannot be written: {failure.strerror or failure}; what was there before is unchanged"
         ) from error
+
+
+@contextmanager
+def _replacing(path: Path, mode: int) -> Iterator[BinaryIO]:
+    """A new file that takes the place of the one at ``path``, with its permissions if ``mode`` has any."""
+    temporary = path.with_name(f".{secrets.token_hex(8)}{_PART}")
+    try:
+        with open(temporary, "xb") as file:
+            if stat.S_IMODE(mode):
+                os.chmod(temporary, stat.S_IMODE(mode))
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def _final(path: str | os.PathLike[str]) -> Path:
+    """The file to which a path leads.
+
+    Raises:
+        WriteError: it names none.
+    """
+    given = os.fspath(path)
+    if not Path(given).name:
+        raise WriteError(f"{given!r}: expected the name of a file")
+    return Path(os.path.realpath(given))
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> int:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+import operator
+from collections import UserDict
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 
 from clipq.errors import DataError
@@ -25,10 +29,25 @@ def lengths(batch: Any) -> set[int]:
 
 
 def part_of(batch: Any, samples: slice) -> Any:
-    """Some of the samples: each tensor cut along its first dimension."""
-    if isinstance(batch, torch.Tensor):
+    """Some of the samples: each tensor and array cut along its first dimension.
+
+    And what else has an entry a sample: a list of names, say.
+    """
+    return _part(batch, samples, max(lengths(batch), default=0))
+
+
+def _part(batch: Any, samples: slice, n: int) -> Any:
+    if isinstance(batch, torch.Tensor | np.ndarray):
         return batch[samples] if batch.ndim else batch
-    return _mapped(batch, lambda item: part_of(item, samples))
+    if isinstance(batch, tuple | list) and len(batch) == n and not any(map(_holds_arrays, batch)):
+        return batch[samples]
+    return _mapped(batch, lambda item: _part(item, samples, n))
+
+
+def _holds_arrays(batch: Any) -> bool:
+    """Whether there is anything in it that may have an entry a sample."""
+    parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, tuple | list) else ()
+    return isinstance(batch, torch.Tensor | np.ndarray) or any(map(_holds_arrays, parts))
 
 
 def copied(batch: Any) -> Any:
@@ -69,11 +88,29 @@ def inputs_and_labels(batch: Any) -> tuple[Any, Any]:
 
 
 def _mapped(batch: Any, change: Callable[[Any], Any]) -> Any:
-    """The container with ``change`` of what it holds, a mapping as a dict; anything else as it is."""
+    """The container with ``change`` of what it holds, itself where nothing changes; anything else as it is.
+
+    Containers of the user's own classes stay of these, where copies of them can be made.
+    """
     if isinstance(batch, Mapping):
-        return {key: change(value) for key, value in batch.items()}
-    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return type(batch)(*map(change, batch))
+        values = {key: change(value) for key, value in batch.items()}
+        return batch if all(values[key] is value for key, value in batch.items()) else _refilled(batch, values)
     if isinstance(batch, tuple | list):
-        return type(batch)(map(change, batch))
+        items = [change(item) for item in batch]
+        return batch if all(map(operator.is_, items, batch)) else _refilled(batch, items)
     return batch
+
+
+def _refilled(batch: Any, parts: Any) -> Any:
+    """A container like ``batch`` of other parts: the values by their keys, or the items."""
+    if isinstance(batch, dict | UserDict):
+        mapping = copy.copy(batch)
+        mapping.update(parts)
+        return mapping
+    if isinstance(batch, list):
+        items = copy.copy(batch)
+        items[:] = parts
+        return items
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*parts)
+    return tuple(parts) if isinstance(batch, tuple) else parts

@@ -97,7 +97,8 @@ def replicated(module: nn.Module) -> nn.Module:
 def share(batch: Any) -> tuple[Any, float]:
     """This process's part of a global batch, and the weight of its mean loss in the average over the processes.
 
-    batch: a tensor, or tuples, lists and dicts of tensors, with one entry a sample along the first dimension.
+    batch: a tensor, or tuples, lists and dicts of tensors, with one entry a sample along the first dimension; arrays
+        and lists of anything else that have one are shared out with them.
 
     With fewer samples than processes, one that has none takes a sample that counts nothing.
 

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import chain
-from typing import TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from clipq.errors import ModelError, SettingError
+from clipq.held_state import is_expanded
 from clipq.model_check import is_uninitialized
 from clipq.quantized_net import WEIGHT_DTYPES
 
 T = TypeVar("T")
+#: Hooks that compute a weight from other parameters.
+_COMPUTING = (WeightNorm, SpectralNorm, BasePruningMethod)
 #: Modules whose weights are compressed unless the caller names other types: linear maps, and convolutions of any
 #: dimension and groups.  The projections of an attention are parameters of its own, not of a linear layer.
 DEFAULT_TYPES: tuple[type[nn.Module], ...] = (
@@ -120,7 +126,22 @@ def _weight_attributes(module: nn.Module) -> list[str]:
         return ["weight"]
     if hasattr(module, "weight"):
         return [] if module.weight is None else ["weight"]
-    return [k for k, p in module._parameters.items() if p is not None and p.ndim >= 2 and "bias" not in k]
+    own: dict[str, torch.Tensor] = {k: p for k, p in module._parameters.items() if p is not None}
+    for computed, sources in _computed(module):
+        own[computed] = max((own.pop(k, p) for k, p in sources.items()), key=lambda p: p.ndim)
+    return [k for k, p in own.items() if p.ndim >= 2 and "bias" not in k]
+
+
+def _computed(module: nn.Module) -> Iterator[tuple[str, dict[str, torch.Tensor]]]:
+    """The parameters of a module that are computed, and what each is computed from, by name."""
+    if parametrize.is_parametrized(module):
+        by_name: Any = module.parametrizations
+        for name, parametrizations in by_name.items():
+            yield name, dict(parametrizations.named_parameters())
+    for hook in module._forward_pre_hooks.values():  # those of before there were parametrizations
+        name = getattr(hook, "name", getattr(hook, "_tensor_name", None))
+        if isinstance(hook, _COMPUTING) and name is not None:
+            yield name, {k: p for k, p in module._parameters.items() if k.rpartition("_")[0] == name and p is not None}
 
 
 def _names_of_parameters(model: nn.Module) -> dict[int, list[str]]:
@@ -149,6 +170,8 @@ def _checked_weight(name: str, module: nn.Module, attribute: str) -> nn.Paramete
         raise ModelError(
             f"layer {name}: expected dense gradients, got sparse=True; set it to False, or exclude the layer"
         )
+    if is_expanded(weight):
+        raise ModelError(f"layer {name}: an expanded view, several weights in one place; expected one made by .clone()")
     if weight.is_meta:
         raise ModelError(f"layer {name}: its weight is on the meta device and has no values")
     if type(weight.data) is not torch.Tensor or weight.is_inference():
@@ -167,15 +190,42 @@ def _check_memory(model: nn.Module, chosen: Mapping[int, CompressibleLayer]) -> 
     for name, tensor in chain(model.named_parameters(), model.named_buffers()):
         if is_uninitialized(tensor) or type(tensor.data) is not torch.Tensor or tensor.layout != torch.strided:
             continue
-        start = tensor.data_ptr()  # 0 on the meta device
-        if start:
-            extent = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-            spans.append((str(tensor.device), start, start + extent * tensor.element_size(), name, id(tensor)))
-    furthest = ("", 0, 0, "", 0)  # of the spans that start before this one, that which ends last
-    for span in sorted(spans):
-        if span[0] == furthest[0] and span[1] < furthest[2] and (span[4] in chosen or furthest[4] in chosen):
-            raise ModelError(
-                f"layers {furthest[3]} and {span[3]}: two tensors in the same memory; "
-                "to tie weights, let both modules hold one and the same parameter"
-            )
-        furthest = max(furthest, span, key=lambda s: (s[0], s[2]))
+        if tensor.numel() and not tensor.is_meta:
+            spans.append(_Span(str(tensor.device), tensor.data_ptr(), _end(tensor), name, tensor))
+    before: list[_Span] = []  # those that start before a span and end after its start
+    for span in sorted(spans, key=lambda s: s[:3]):
+        before = [other for other in before if other.device == span.device and other.end > span.start]
+        for other in before:
+            either = id(span.tensor) in chosen or id(other.tensor) in chosen
+            if either and _share_elements(other.tensor, span.tensor):
+                raise ModelError(
+                    f"layers {other.name} and {span.name}: two tensors in the same memory; "
+                    "to tie weights, let both modules hold one and the same parameter"
+                )
+        before.append(span)
+
+
+class _Span(NamedTuple):
+    """The memory of a tensor: its first byte, and the one after its last."""
+
+    device: str
+    start: int
+    end: int
+    name: str
+    tensor: torch.Tensor
+
+
+def _end(tensor: torch.Tensor) -> int:
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return tensor.data_ptr() + (last + 1) * tensor.element_size()
+
+
+def _share_elements(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two tensors with overlapping spans have an element in common: two columns of a matrix have none."""
+    size, start = one.element_size(), min(one.data_ptr(), other.data_ptr())
+    if other.element_size() != size:
+        return True
+    taken = torch.zeros((max(_end(one), _end(other)) - start) // size, dtype=torch.bool)
+    of_one, of_other = (taken.as_strided(t.shape, t.stride(), (t.data_ptr() - start) // size) for t in (one, other))
+    of_one.fill_(True)
+    return bool(of_other.any())

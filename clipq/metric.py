@@ -35,9 +35,7 @@ def search_error(config: SearchConfig, metric: Metric | None, search_metric: Met
         return _checked(search_metric, "search_metric")
     if metric is not None:
         return _checked(metric, "metric")
-    if config.searches:
-        raise SettingError(f"compress: a search of mode {config.mode} needs a metric or a search_metric, got none")
-    return lambda model: 0.0
+    raise SettingError(f"compress: a search of mode {config.mode} needs a metric or a search_metric, got none")
 
 
 def _checked(metric: Metric, name: str) -> Metric:

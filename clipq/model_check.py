@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import chain
 from typing import Any
 
 import torch
@@ -39,14 +41,37 @@ def is_uninitialized(value: Any) -> bool:
     return isinstance(value, nn.UninitializedParameter | nn.UninitializedBuffer)
 
 
-def check_state(model: nn.Module) -> None:
+def entries_of(model: nn.Module) -> dict[str, Any]:
+    """The state dict with the network's own tensors, not views of them: also where a hook has put copies into it.
+
+    Raises:
+        ModelError: the network's ``state_dict`` takes other arguments than torch's.
+    """
+    try:
+        state = model.state_dict(keep_vars=True)
+    except TypeError as fault:
+        raise ModelError(f"network: expected a state_dict that takes keep_vars=True, as torch's: {fault}") from fault
+    own = chain(model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False))
+    return state | {name: tensor for name, tensor in own if name in state}
+
+
+def check_state(model: nn.Module, names: Iterable[str]) -> None:
     """Refuses a network whose state dict a file cannot hold.
+
+    names: weights that must be among its entries.
 
     Raises:
         ModelError: an entry without values yet (lazy, or on the meta device), one that is no dense tensor, or with
-            a name that is too long.
+            a name that is too long; weights that the state dict leaves out or calls otherwise.
     """
-    for name, value in model.state_dict(keep_vars=True).items():
+    state = entries_of(model)
+    missing = [name for name in names if name not in state]
+    if missing:
+        raise ModelError(
+            f"layers {', '.join(missing)}: not in the network's state dict under these names, as a hook of it has it; "
+            "exclude them, or take the hook off"
+        )
+    for name, value in state.items():
         if (size := len(name.encode())) > MAX_NAME_BYTES:
             raise ModelError(f"{name[:40]}...: expected a name of at most {MAX_NAME_BYTES} bytes, got {size}")
         if not isinstance(value, torch.Tensor):

@@ -86,10 +86,9 @@ def search(
         CheckpointError: the log's evaluations are not those that this search asks for.
         ModelError: ``given`` names a layer that is not there.
     """
-    if config.mode == "given":
-        return given_settings(layers, config), []
-    if config.mode == "uniform":
-        return {layer.name: LayerSetting(config.p, config.b) for layer in layers}, []
+    given = given_settings(layers, config)
+    if given is not None:
+        return given, []
     recorded = iter(log.evaluations() if log else ())
     log_name = log.name if log else ""
     total_bits = sum(layer.n_bits for layer in layers)
@@ -174,7 +173,7 @@ class _Objective:
         codes, levels = self.leave(theta)
         bits = layer_bits(codes, theta.b, self._conventions, self._config.coder, levels)
         eps = self._error()
-        saving = (self._layer.n_bits - bits) / self._total_bits
+        saving = (self._layer.n_bits - bits) / max(self._total_bits, 1)
         value = eps - self._config.lambda_ * saving
         seconds = time.perf_counter() - started
         return Evaluation(self._layer.name, number, theta.p, theta.b, eps, bits, saving, value, seconds)
@@ -229,12 +228,16 @@ def _order(layers: Sequence[CompressibleLayer], conventions: Conventions) -> lis
             return forward
 
 
-def given_settings(layers: Sequence[CompressibleLayer], config: SearchConfig) -> dict[str, LayerSetting]:
-    """Each layer's of the mode ``given``.
+def given_settings(layers: Sequence[CompressibleLayer], config: SearchConfig) -> dict[str, LayerSetting] | None:
+    """Each layer's of the modes ``uniform`` and ``given``; None of those that search.
 
     Raises:
         ModelError: one for a layer that is not there.
     """
+    if config.searches:
+        return None
+    if config.mode == "uniform":
+        return {layer.name: LayerSetting(config.p, config.b) for layer in layers}
     names = {layer.name.removesuffix(".weight"): layer.name for layer in layers}
     given: Mapping[str, tuple[float, int]] = {k.removesuffix(".weight"): v for k, v in config.given.items()}
     unknown = sorted(set(given) - set(names))

@@ -87,7 +87,7 @@ class SubsetError:
             self._graphs[model] = traced
         return self._graphs[model]
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not in inference mode: what the network makes at its first use, and keeps, may be trained with
     def _kept(self, model: nn.Module, layer: CompressibleLayer) -> tuple[nn.Module, list[tuple[Any, Any]]] | None:
         """The network from the layer on, and for each part of the subset what that takes, and the labels.
 

@@ -29,5 +29,5 @@ def warn_of_ties(name: str, W: torch.Tensor, conventions: Conventions) -> None:
         warnings.warn(
             f"{name}: its weights have {n} magnitudes, as those of a compressed network; pruning takes all of one at a "
             "time, so far more than p says (A04): clip_ties = first prunes as many as it says",
-            stacklevel=3,
+            stacklevel=5,
         )

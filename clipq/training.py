@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import chain, islice, repeat
 from typing import Any, NamedTuple, Protocol
 
@@ -181,7 +181,7 @@ def top1_error(model: nn.Module, batches: Iterable[Any], *, shared: bool = False
     Raises:
         DataError: batches, outputs or labels that are anything else, or no labels at all.
     """
-    device = next(model.parameters()).device
+    device = next(model.parameters(), torch.empty(0, device="cpu")).device
     counts = torch.zeros(2, dtype=torch.int64, device=device)
     with modes_put_back(model), quantized_once(model):
         model.eval()
@@ -202,11 +202,11 @@ def mistaken(outputs: Any, labels: Any) -> tuple[torch.Tensor, torch.Tensor]:
         DataError: other shapes.
     """
     tensors = isinstance(outputs, torch.Tensor) and isinstance(labels, torch.Tensor)
-    if not tensors or outputs.ndim < 2 or _of_labels(outputs) != labels.shape:
+    if not tensors or outputs.ndim < 2 or outputs.shape[1] < 2 or _of_labels(outputs) != labels.shape:
         given = [str(list(x.shape)) if isinstance(x, torch.Tensor) else type(x).__name__ for x in (outputs, labels)]
         raise DataError(
-            f"error rate: expected outputs [n, classes, ...] and labels [n, ...], got outputs {given[0]} and labels "
-            f"{given[1]}; anything else needs a metric of your own"
+            f"error rate: expected outputs [n, classes, ...] of two classes or more and labels [n, ...], got outputs "
+            f"{given[0]} and labels {given[1]}; anything else needs a metric of your own"
         )
     counted = labels != IGNORED
     return ((outputs.argmax(1) != labels) & counted).sum(), counted.sum()
@@ -263,8 +263,8 @@ class _Caster:
         self.dtype = torch.bfloat16 if self.enabled and torch.cuda.is_bf16_supported() else torch.float16
         self.scaler = torch.amp.GradScaler("cuda", enabled=self.enabled and self.dtype == torch.float16)
 
-    def autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, dtype=self.dtype if self.enabled else None, enabled=self.enabled)
+    def autocast(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self.device.type, dtype=self.dtype) if self.enabled else nullcontext()
 
 
 def _train_step(

@@ -19,6 +19,7 @@ from clipq.errors import ModelError
 from clipq.layers import CompressibleLayer
 from clipq.learning.host_weights import Near
 from clipq.learning.learned_together import LearnedTogether, state_of
+from clipq.model_check import entries_of
 from clipq.quantized_net import WEIGHT_DTYPES, LayerSetting, QuantizedLayer, QuantizedNet
 from clipq.ws_learn_one_layer import learn_weights, ws_learn_one_layer
 
@@ -200,7 +201,7 @@ def quantized_net(
     learned = {layer.name: _quantized_layer(layer, settings[layer.name], conventions) for layer in layers}
     stored = {id(layer.weight): layer.name for layer in layers}
     tensors, aliases = {}, {}
-    for name, value in model.state_dict(keep_vars=True).items():
+    for name, value in entries_of(model).items():
         first = stored.setdefault(id(value), name)
         if first != name:
             aliases[name] = first

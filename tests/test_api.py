@@ -752,6 +752,167 @@ def test_a_mapping_of_the_users_own_is_left_as_it_is() -> None:
     assert batch["x"] is X and batch["y"] is Y
 
 
+class Sample(dict):
+    """A batch whose entries are attributes, too."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self:
+            return self[name]
+        raise AttributeError(name)
+
+
+class Pair(tuple):
+    def __new__(cls, x: Any, y: Any) -> "Pair":
+        return super().__new__(cls, (x, y))
+
+
+class Named(list):
+    """A list that is made otherwise than lists are."""
+
+    def __init__(self, name: str, items: list) -> None:
+        super().__init__(items)
+        self.name = name
+
+
+def test_batches_of_the_users_own_classes_stay_of_these() -> None:
+    seen = []
+
+    def objective(model: nn.Module, batch: Any) -> StepLoss:
+        seen.append(batch)
+        x, y = (batch.x, batch.y) if isinstance(batch, Sample) else batch
+        return StepLoss(functional.cross_entropy(model(x), y), 0.0, len(y))
+
+    batches = [Sample(x=X, y=Y), Pair(X, Y), Named("first", [X, Y])]
+    clipq.compress(classifier(), batches, None, settings=ALL, objective=objective, train=SHORT)
+    assert all(a is b for a, b in zip(seen, batches, strict=True))
+    sample, pair, named = (part_of(batch, slice(1, 3)) for batch in batches)
+    assert type(sample) is Sample and torch.equal(sample.x, X[1:3]) and len(batches[0].x) == 4
+    assert isinstance(pair, tuple) and torch.equal(pair[1], Y[1:3])
+    assert type(named) is Named and named.name == "first" and torch.equal(named[0], X[1:3])
+
+
+def test_a_part_of_a_batch_has_whatever_has_an_entry_a_sample() -> None:
+    batch = {"x": X, "names": list("abcd"), "ids": np.arange(4), "pair": ("a", "b"), "all": [X, X, X, Y], "scale": 2.0}
+    part = part_of(batch, slice(1, 3))
+    assert part["names"] == ["b", "c"] and part["ids"].tolist() == [1, 2]
+    assert part["pair"] == ("a", "b") and part["scale"] == 2.0
+    assert [len(tensor) for tensor in part["all"]] == [2, 2, 2, 2]
+
+
+def test_a_surrounding_autocast_holds_for_training_and_metric() -> None:
+    seen = set()
+    model = classifier()
+    model[-1].register_forward_hook(lambda module, _, out: seen.add((module.training, out.dtype)))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        clipq.compress(model, loader(), metric, settings=ALL, train=SHORT)
+    assert seen == {(True, torch.bfloat16), (False, torch.bfloat16)}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"settings": {"0": (0.5, 3)}},
+        {"settings": {"*": (0.5, 9)}},
+        {"search": clipq.SearchConfig(mode="given", given={"7": (0.5, 3)})},
+        {},
+    ],
+)
+def test_what_is_refused_has_changed_nothing_not_even_the_generators(options: dict[str, Any]) -> None:
+    model = classifier()
+    before = state_bytes(model), torch.get_rng_state()
+    with pytest.raises(ClipqError):
+        clipq.compress(model, loader(), None, **options)
+    assert state_bytes(model) == before[0] and torch.equal(torch.get_rng_state(), before[1])
+
+
+def test_an_error_leaves_no_gradients() -> None:
+    def failing(model: nn.Module) -> float:
+        raise KeyboardInterrupt
+
+    model = classifier()
+    with pytest.raises(KeyboardInterrupt):
+        clipq.compress(model, loader(), failing, settings=ALL, train=SHORT)
+    assert all(p.grad is None for p in model.parameters())
+
+
+def copied_entries(module: nn.Module, state: dict, *_: object) -> None:
+    state.update({name: tensor.clone() for name, tensor in state.items()})
+
+
+def tied_with_a_hook() -> nn.Module:
+    model = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 2))
+    model[1].weight = model[0].weight
+    model.register_state_dict_post_hook(copied_entries)
+    return model
+
+
+def test_tied_weights_are_one_where_a_hook_puts_copies_into_the_state_dict() -> None:
+    net = clipq.compress(tied_with_a_hook(), loader(), None, settings=ALL, train=SHORT).net
+    assert dict(net.aliases) == {"1.weight": "0.weight"}
+    restored = clipq.load_into(tied_with_a_hook(), net)
+    assert torch.equal(restored[1].weight, net.layers[0].weights())
+    torn = clipq.QuantizedNet(net.layers, {**net.tensors, "1.weight": torch.randn(6, 6)})
+    with pytest.raises(ModelError, match=r"0\.weight and 1\.weight: one tensor in the network, two in the file"):
+        clipq.load_into(tied_with_a_hook(), torn)
+
+
+def test_a_layer_that_the_state_dict_leaves_out_is_refused_before_anything_starts() -> None:
+    def leaves_out(module: nn.Module, state: dict, *_: object) -> None:
+        del state["4.weight"]
+
+    model = classifier()
+    model.register_state_dict_post_hook(leaves_out)
+    with pytest.raises(ModelError, match=r"layers 4\.weight: not in the network's state dict"):
+        clipq.compress(model, loader(), metric)
+    clipq.compress(model, loader(), None, settings=ALL, exclude="4", train=SHORT)
+
+
+def test_a_state_dict_of_the_users_own_is_refused() -> None:
+    class Own(nn.Linear):
+        def state_dict(self) -> dict:  # type: ignore[override]
+            return {}
+
+    with pytest.raises(ModelError, match="expected a state_dict that takes keep_vars=True"):
+        clipq.compress(Own(6, 2), loader(), None, settings=ALL)
+
+
+def test_what_cannot_be_copied_into_is_named_and_nothing_was_loaded() -> None:
+    net = clipq.compress(classifier(), loader(), None, settings=ALL, train=SHORT).net
+    model = classifier()
+    with torch.inference_mode():
+        model[4] = nn.Linear(12, 2)
+    before = state_bytes(model)
+    with pytest.raises(ModelError, match=r"4\.weight: made in inference mode .*4\.bias: made in"):
+        clipq.load_into(model, net)
+    assert state_bytes(model) == before
+    with torch.inference_mode():
+        clipq.load_into(model, net)
+    assert torch.equal(model[4].weight, net.layers[1].weights())
+
+
+def test_layers_without_weights_are_searched_and_stored() -> None:
+    model = nn.Sequential(nn.Linear(6, 0), nn.Linear(0, 2))
+    search = clipq.SearchConfig(evaluations=2)
+    net = clipq.compress(model, loader(), metric, search=search, train=SHORT).net
+    assert [layer.shape for layer in net.layers] == [(0, 6), (2, 0)]
+
+
+def test_the_error_of_what_has_no_parameters() -> None:
+    assert clipq.top1_error(nn.Flatten(), [(torch.eye(3), torch.tensor([0, 1, 0]))]) == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"path": None}, "path: expected a str or PathLike, got None"),
+        ({"path": "net.clipq", "conventions": "x"}, "conventions: expected a Conventions, got 'x'"),
+    ],
+)
+def test_options_of_another_type_are_refused_when_saving(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingError, match=f"save: {message}"):
+        clipq.save(clipq.QuantizedNet(()), **options)
+
+
 def test_inference_mode_is_refused() -> None:
     with torch.inference_mode(), pytest.raises(ModelError, match="inference_mode"):
         clipq.compress(classifier(), loader(), None, settings=ALL)

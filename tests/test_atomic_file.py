@@ -26,6 +26,37 @@ def test_the_file_has_the_mode_of_any_new_file(tmp_path: Path) -> None:
     assert (tmp_path / "net.clipq").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
+def test_a_link_stays_and_what_it_leads_to_is_replaced_with_its_own_permissions(tmp_path: Path) -> None:
+    path, link = tmp_path / "real.clipq", tmp_path / "latest.clipq"
+    path.write_bytes(b"old")
+    path.chmod(0o600)
+    link.symlink_to(path.name)
+    assert write_bytes(link, b"newer") == 5
+    assert link.is_symlink() and path.read_bytes() == b"newer"
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert sorted(os.listdir(tmp_path)) == ["latest.clipq", "real.clipq"]
+
+
+def test_a_pipe_and_a_device_are_written_to_and_stay(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    assert write_bytes(pipe, b"bytes") == 5
+    assert os.read(reader, 10) == b"bytes" and pipe.is_fifo()
+    os.close(reader)
+    assert write_bytes(os.devnull, b"bytes") == 5
+    assert not Path(os.devnull).is_file()
+
+
+def test_any_name_that_the_system_takes_will_do_and_no_name_is_an_error(tmp_path: Path) -> None:
+    name = "n" * os.pathconf(tmp_path, "PC_NAME_MAX")
+    write_bytes(tmp_path / name, b"")
+    assert os.listdir(tmp_path) == [name]
+    for nameless in ("", "/"):
+        with pytest.raises(WriteError, match=f"'{nameless}': expected the name of a file"):
+            write_bytes(nameless, b"")
+
+
 @pytest.mark.parametrize("step", ["fsync", "replace"])
 def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
     path = tmp_path / "net.clipq"
@@ -48,7 +79,7 @@ def test_a_real_full_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     write_bytes(path, b"old")
     real_open = open
     with monkeypatch.context() as patched:
-        patched.setattr("builtins.open", lambda name, mode: real_open("/dev/full", "wb"))
+        patched.setattr("builtins.open", lambda name, mode: Path(name).touch() or real_open("/dev/full", "wb"))
         with pytest.raises(WriteError, match="No space left"):
             write_bytes(path, b"new" * 100)
     assert path.read_bytes() == b"old"

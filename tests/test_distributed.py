@@ -95,6 +95,8 @@ def test_shares_of_a_batch(outcomes: list[dict[str, Any]]) -> None:
             assert torch.equal(batch["x"], samples)
             assert torch.equal(batch["more"][0], samples[:, None])
             assert batch["more"][1] == 7
+            assert batch["names"] == [str(i) for i in range(start, stop)]
+            assert batch["array"].tolist() == samples.tolist()
             assert weight == pytest.approx(expected_weight)
 
 

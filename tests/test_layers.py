@@ -1,11 +1,12 @@
 """Which weights are chosen, under which names, and which networks are refused."""
 
 import functools
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import nn
-from torch.nn.utils import parametrizations, prune, weight_norm
+from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm, weight_norm
 
 from clipq.errors import ModelError
 from clipq.layers import compressible_layers
@@ -163,6 +164,12 @@ def in_inference_mode() -> nn.Module:
         return nn.Linear(2, 2)
 
 
+def expanded() -> nn.Module:
+    layer = nn.Linear(2, 2)
+    layer.weight = nn.Parameter(torch.randn(1, 2).expand(2, 2))
+    return layer
+
+
 def of_dtype(dtype: torch.dtype) -> nn.Module:
     layer = nn.Linear(2, 2)
     layer.weight = nn.Parameter(torch.zeros(2, 2, dtype=dtype), requires_grad=False)
@@ -209,6 +216,7 @@ def test_a_weight_with_sparse_gradients_is_an_error_that_names_it_unless_it_is_f
         (sparse, "sparse"),
         (subclass, "of the class Scaled"),
         (in_inference_mode, "inference mode"),
+        (expanded, "an expanded view"),
     ],
 )  # fmt: skip
 def test_a_weight_that_cannot_be_compressed_is_an_error_that_names_it(make: object, message: str) -> None:
@@ -216,6 +224,37 @@ def test_a_weight_that_cannot_be_compressed_is_an_error_that_names_it(make: obje
         compressible_layers(nn.Sequential(nn.Linear(2, 2), make()))  # type: ignore[operator]
     model = nn.Sequential(nn.Linear(2, 2), make())  # type: ignore[operator]
     assert names(model, exclude="1") == ["0.weight"]
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+@pytest.mark.parametrize(
+    "compute",
+    [
+        lambda module, name: parametrizations.weight_norm(module, name),
+        lambda module, name: parametrizations.spectral_norm(module, name),
+        lambda module, name: weight_norm(module, name),
+        lambda module, name: spectral_norm(module, name),
+        lambda module, name: prune.l1_unstructured(module, name, 0.5),
+    ],
+)
+def test_computed_weights_of_a_module_with_several_are_refused_and_may_be_excluded(
+    compute: Callable[[nn.Module, str], nn.Module],
+) -> None:
+    for make, name, others in (
+        (lambda: nn.LSTM(4, 4), "weight_hh_l0", ["0.weight_ih_l0"]),
+        (lambda: nn.MultiheadAttention(4, 2), "in_proj_weight", ["0.out_proj.weight"]),
+    ):
+        model = nn.Sequential(compute(make(), name))
+        kinds = (nn.LSTM, nn.MultiheadAttention, nn.Linear)
+        with pytest.raises(ModelError, match=rf"layer 0\.{name}: expected a parameter, but its weight is computed"):
+            compressible_layers(model, types=kinds)
+        assert names(model, types=kinds, exclude=f"0.{name}") == others
+
+
+def test_a_computed_bias_is_no_weight() -> None:
+    model = nn.Sequential(parametrizations.spectral_norm(nn.LSTM(4, 4), "weight_hh_l0"))
+    parametrize.register_parametrization(model[0], "bias_hh_l0", nn.Identity())
+    assert names(model, types=nn.LSTM, exclude="0.weight_hh_l0") == ["0.weight_ih_l0"]
 
 
 def test_quantized_modules_are_no_layers() -> None:
@@ -239,6 +278,19 @@ def test_parts_of_one_block_of_memory_are_not_shared_memory() -> None:
     model[0].weight = nn.Parameter(block[:6].view(2, 3))
     model[1].weight = nn.Parameter(block[6:].view(3, 2))
     assert names(model) == ["0.weight", "1.weight"]
+
+
+def test_columns_of_one_matrix_are_not_shared_memory_unless_they_overlap() -> None:
+    together = torch.randn(6, 12)
+    for start, fits in ((4, True), (3, False)):
+        model = nn.Sequential(nn.Linear(4, 6), nn.Linear(2, 2), nn.Linear(4, 6), nn.Linear(4, 6))
+        for layer, first in ((0, 0), (2, start), (3, 8)):
+            model[layer].weight = nn.Parameter(together[:, first : first + 4])
+        if fits:
+            assert names(model) == ["0.weight", "1.weight", "2.weight", "3.weight"]
+        else:
+            with pytest.raises(ModelError, match=r"layers 0\.weight and 2\.weight: two tensors in the same memory"):
+                compressible_layers(model)
 
 
 # The network as a whole
@@ -292,4 +344,4 @@ class Counted(nn.Linear):
 )
 def test_a_state_that_the_file_cannot_hold_is_refused(extra: nn.Module, message: str) -> None:
     with pytest.raises(ModelError, match=message):
-        check_state(nn.Sequential(nn.Linear(2, 2), extra))
+        check_state(nn.Sequential(nn.Linear(2, 2), extra), ())

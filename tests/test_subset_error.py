@@ -53,6 +53,18 @@ class Remembers(Layers):
         return self.c(self.b(h).relu())
 
 
+class MakesATable(Layers):
+    """Which it keeps from its first use on."""
+
+    table = None
+
+    def forward(self, x):
+        if self.table is None:
+            self.table = torch.linspace(0.5, 1, 16)
+            self.mean = torch.zeros(16)
+        return self.c(self.b(self.a(x) * self.table + self.mean).relu())
+
+
 class AddsInPlace(Layers):
     def forward(self, x):
         h = self.a(x)
@@ -134,6 +146,7 @@ def test_reused_activations_give_the_whole_networks_error(model, shape):
         HasDefaults(),
         HidesItsWeights(),
         LooksAround(),
+        MakesATable(),
         hooked(),
     ],
     ids=lambda model: type(model).__name__,
@@ -158,6 +171,13 @@ def test_a_network_is_not_touched_by_tracing():
     model = Remembers()
     SubsetError(made_batches((6,), 4)).from_layer(model, compressible_layers(model)[1])
     assert all(type(h) is torch.Tensor for h in [model.mean, getattr(model, "last", model.mean), *model.seen])
+
+
+def test_what_a_network_makes_at_its_first_use_can_be_trained_with():
+    model, batches = MakesATable().eval(), made_batches((6,), 4)
+    assert SubsetError(batches).from_layer(model, compressible_layers(model)[0])() == top1_error(model, batches)
+    assert not model.table.is_inference() and not model.mean.is_inference()
+    model(batches[0][0]).sum().backward()
 
 
 def test_optional_arguments_do_not_keep_activations_from_being_reused():

@@ -562,6 +562,7 @@ def test_top1_error_puts_back_every_modules_mode_whatever_happens() -> None:
         (torch.zeros(4, 3), torch.zeros(4, 1, dtype=torch.int64), r"outputs \[4, 3\] and labels \[4, 1\]"),
         (torch.zeros(4, 3), torch.zeros(4, 3), r"labels \[4, 3\]"),
         (torch.zeros(4), torch.zeros(4), r"outputs \[4\]"),
+        (torch.zeros(4, 1), torch.zeros(4, dtype=torch.int64), r"outputs \[4, 1\] and labels \[4\]"),
         ((torch.zeros(4, 3),), torch.zeros(4), "outputs tuple"),
     ],
 )

@@ -252,7 +252,12 @@ def outcome() -> dict[str, Any]:
         "float32": clip_q(torch.float32),
         "restless": restless(),
         "resumed": stopped_and_resumed(),
-        "shares": [distributed.share({"x": x[:n], "more": (x[:n, None], 7)}) for n in (10, 5, 1)],
+        "shares": [
+            distributed.share(
+                {"x": x[:n], "more": (x[:n, None], 7), "names": [str(i) for i in range(n)], "array": x[:n].numpy()}
+            )
+            for n in (10, 5, 1)
+        ],
         "total": distributed.total([1.0, 2.0 + distributed.rank()]),
         "any": distributed.any_rank(distributed.rank() == 1, False),
         "gathered": distributed.gathered(distributed.rank()),
