@@ -42,13 +42,14 @@ class Conventions:
     clip_value: Literal["last_clipped", "first_kept", "midpoint", "quantile"] = _reading(
         "last_clipped", "A03", "layer",
         "What is the clip, from which the intervals start?  m_k, m_{k+1}, their mean, or MATLAB's quantile "
-        "m_k + (p*n + 1/2 - k)(m_{k+1} - m_k), which needs clip_count = round.",
+        "m_k + (p*n + 1/2 - k)(m_{k+1} - m_k), m_1 for k = 0, which needs clip_count = round.",
         "-; all four give Figure 2",
     )  # fmt: skip
     clip_ties: Literal["prune", "keep", "first"] = _reading(
         "prune", "A04", "layer",
         "Where m_k = m_{k+1}: are all weights of that magnitude pruned, are all kept, or are exactly k pruned, "
-        "in the order of their linear index, as a stable sort does?",
+        "in the order of their linear index, as a stable sort does?  With clip_value = quantile so wherever the clip "
+        "is a weight's magnitude: the first two are abs(w) <= c and abs(w) < c.",
         "-",
     )  # fmt: skip
     partition: Literal["per_sign", "joined"] = _reading(
@@ -57,10 +58,12 @@ class Conventions:
         "side split uniformly; or one uniform split of the two non-clipped axes joined end to end.",
         "P: 'partition the non-clipped portion of the 1-D axis'; both give Figure 2",
     )  # fmt: skip
-    edge: Literal["outer", "inner"] = _reading(
+    edge: Literal["outer", "inner", "upper", "lower"] = _reading(
         "outer", "A06", "layer",
-        "Does a weight on an edge between two intervals belong to the one further from zero or nearer to it?",
-        "P: with clip_value = first_kept, -1.0 of Figure 2 lies on an edge and in the outer interval",
+        "Does a weight on an edge between two intervals belong to the one further from zero or nearer to it; or to "
+        "that of larger values on both sides, as histc and discretize have it, or of smaller ones?",
+        "P: with clip_value = first_kept, -1.0 of Figure 2 lies on an edge and in the outer interval, that of smaller "
+        "values",
     )  # fmt: skip
     empty_level: Literal["centre", "zero"] = _reading(
         "centre", "A07", "layer", "What level does an interval without weights get?  No weight takes it.",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ class LayerInput:
 
 
 def settings_of(names: Sequence[str]) -> list[Conventions]:
-    """All allowed settings of the named fields, the others at their default: 480 of the layer's."""
+    """All allowed settings of the named fields, the others at their default: 960 of the layer's."""
     every = []
     for values in itertools.product(*(Conventions.options(name) for name in names)):
         chosen: dict[str, Any] = dict(zip(names, values, strict=True))
@@ -92,6 +92,12 @@ def _edge_cases() -> Iterator[LayerInput]:
     yield LayerInput("p=0", some, 0.0, 3)
     yield LayerInput("p=0 first_kept", some, 0.0, 3, Conventions(clip_value="first_kept"))
     yield LayerInput("p=0 quantile", some, 0.0, 3, Conventions(clip_value="quantile", clip_count="round"))
+    for quantile in settings_of(("clip_ties",)):
+        ties = quantile.clip_ties
+        quantile = replace(quantile, clip_value="quantile", clip_count="round")
+        yield LayerInput(f"p*n below a half, quantile, {ties}", np.tile(some, (2, 1)), 0.01, 3, quantile)
+        yield LayerInput(f"p*n a half more, quantile, {ties}", np.arange(-5.0, 6.0), 0.5, 3, quantile)
+        yield LayerInput(f"p=1 quantile, {ties}", some, 1.0, 3, quantile)
     yield LayerInput("p=1", some, 1.0, 3)
     yield LayerInput("p=1 joined keep", some, 1.0, 3, Conventions(partition="joined", clip_ties="keep"))
     yield LayerInput("one side clipped away, joined", np.array([-0.1, -0.2, 3.0, 4.0, 5.0]), 0.4, 2,
@@ -112,6 +118,8 @@ def _edge_cases() -> Iterator[LayerInput]:
         partition="joined", clip_ties="keep", edge="inner"))  # fmt: skip
     yield LayerInput("weights on edges, outer", np.arange(-8.0, 9.0), 0.0, 4)
     yield LayerInput("weights on edges, inner", np.arange(-8.0, 9.0), 0.0, 4, inner)
+    for other in (Conventions(edge="upper"), Conventions(edge="lower")):
+        yield LayerInput(f"weights on edges, {other.edge}", np.arange(-8.0, 8.0), 0.0, 4, other)
     yield LayerInput("weights on edges, joined", np.arange(-7.0, 9.0), 0.0, 4, joined)
     yield LayerInput("weights on edges, joined inner", np.arange(-7.0, 9.0), 0.0, 4, Conventions(
         partition="joined", edge="inner"))  # fmt: skip

@@ -15,6 +15,7 @@ from clipq.conventions import Conventions
 from clipq.errors import SettingError
 from clipq.quantized_net import LayerSetting, QuantizedLayer
 from clipq.relative_index import MAX_INDEX_BITS, entry_counts, relative_index, zero_runs
+from matlab_parity.arithmetic import other_outcomes
 from matlab_parity.codec_parity import LAYER_SCHEMA, layer_of
 from matlab_parity.layer_inputs import LAYER_FIELDS, LayerInput
 from matlab_parity.mat_files import (
@@ -32,8 +33,8 @@ from matlab_parity.mat_files import (
 )
 from matlab_parity.probes import learn
 
-#: Another implementation may sum in single precision and need not round its levels to it: of the largest weight, or of
-#: the smallest number from which on single precision has all its digits.
+#: Another implementation may compute in single precision and need not round its levels to it: of the largest weight, or
+#: of the smallest number from which on single precision has all its digits.
 FOREIGN_TOLERANCE = 1e-5
 SMALLEST_SINGLE = float(np.finfo(np.float32).tiny)
 #: What a layer may cost above its indices, codes and codebook: a header and whole bytes, in bits, and less than the
@@ -116,21 +117,35 @@ def read_observations(path: Path) -> tuple[tuple[str, ...], list[Observation]]:
 def layer_observation(layer: LayerInput, outputs: Mapping[str, np.ndarray]) -> Observation:
     """A case of ``ws_learn_one_layer``: ``outputs`` in linear order, as MATLAB's ``(:)`` and Python's ravel give it.
 
-    A level NaN of an interval without weights, as MATLAB's ``mean([])`` gives it, says nothing.
+    A level NaN of an interval without weights, as MATLAB's ``mean([])`` gives it, says nothing, nor does a clip NaN of
+    a side without weights.
     """
+    known = {name: value for name, value in outputs.items() if not _of_no_weights(name, value, layer.W)}
 
     def predict(conventions: Conventions) -> list[dict[str, np.ndarray]]:
         result = learn(layer, conventions)
-        predicted = {name: np.asarray(getattr(result, name)) for name in outputs}
-        if "levels" in outputs:
-            unknown = (result.counts == 0) & np.isnan(outputs["levels"])
-            predicted["levels"] = np.where(unknown, np.nan, predicted["levels"])
-        return [predicted]
+        own = {name: np.asarray(getattr(result, name)) for name in {**known, "codes": None}}
+        every = [own, *(own | other for other in other_outcomes(layer, conventions, result))]
+        return [_without_empty(predicted, known) for predicted in every]
 
     limit = FOREIGN_TOLERANCE * float(np.max(np.abs(layer.W), initial=SMALLEST_SINGLE))
     return Observation(
-        layer.name, outputs, predict, dict.fromkeys(("quantized", "levels", "c_neg", "c_pos"), (limit, limit))
+        layer.name, known, predict, dict.fromkeys(("quantized", "levels", "c_neg", "c_pos"), (limit, limit))
     )
+
+
+def _of_no_weights(name: str, value: np.ndarray, W: np.ndarray) -> bool:
+    """Whether this is the clip NaN of a side without weights."""
+    side = {"c_neg": W < 0, "c_pos": W > 0}.get(name)
+    return side is not None and not side.any() and bool(np.isnan(value).all())
+
+
+def _without_empty(predicted: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The prediction, a level that no weight takes NaN where it is in ``outputs``."""
+    if "levels" not in outputs:
+        return dict(predicted)
+    empty = np.bincount(predicted["codes"].ravel(), minlength=predicted["levels"].size + 1)[1:] == 0
+    return {**predicted, "levels": np.where(empty & np.isnan(outputs["levels"]), np.nan, predicted["levels"])}
 
 
 def _cases(path: Path) -> list[tuple[Case, str]]:
@@ -193,6 +208,8 @@ def _codec_observation(case: Case, given: Sequence[str], where: str) -> Observat
     check_case(case, {**LAYER_SCHEMA, **dict.fromkeys(given, Var(NUMERIC))}, where)
     layer = layer_of(case, where)
     outputs = {name: case[name].ravel() for name in given}
+    if not layer.codes.any() and "index_bits" in outputs and not outputs["index_bits"].size:
+        del outputs["index_bits"]  # a layer without entries needs no width
 
     def predict(conventions: Conventions) -> list[dict[str, np.ndarray]]:
         codebook = 32 * layer.levels.size if conventions.count_codebook == "yes" else 0

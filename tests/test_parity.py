@@ -92,9 +92,9 @@ def test_options_change_what_the_reference_does(layer_cases: list[Case]) -> None
     grid = load_cases(RECONSTRUCTED / "ws_learn_one_layer_conventions.mat", layer_parity.GRID_SCHEMA)
     outputs = [
         np.concatenate([np.r_[c["codes"][:, i], c["levels"][:, i], c["c_neg"][0, i], c["c_pos"][0, i]] for c in grid])
-        for i in range(480)
+        for i in range(960)
     ]
-    assert len({output.tobytes() for output in outputs}) == 480
+    assert len({output.tobytes() for output in outputs}) == 960
 
 
 def test_readings_of_the_search_choose_otherwise() -> None:

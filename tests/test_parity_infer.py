@@ -71,7 +71,7 @@ def test_the_probes_tell_all_readings_apart(grid: list[Case], tmp_path: Path) ->
         probe = next(candidates(np.random.default_rng(0)))
         W = from_matlab(case["W"], case["shape"], "W")
         groups = split(groups, replace(probe, W=W, p=case["p"].item(), b=int(case["b"].item())), OUTPUTS)
-    assert len(groups) == len(EVERY) == 480
+    assert len(groups) == len(EVERY) == 960
 
 
 def test_few_cases_leave_readings_open_and_inputs_are_named_that_tell(grid: list[Case]) -> None:
@@ -162,6 +162,59 @@ def test_whoever_rounds_otherwise_is_understood(reading: Conventions, output: st
     assert inference.needed == {inference.survivors: ("levels",)}
 
 
+QUANTILE = Conventions(clip_count="round", clip_value="quantile")
+
+
+def learned_by_library(W: np.ndarray, p: float, b: int, way: str) -> dict[str, np.ndarray]:
+    """What functions of a library make of W: ``quantile`` or a sort, ``discretize``, edges by steps of W's class."""
+    w = W.ravel(order="F")
+    number, magnitude, half = w.dtype.type, np.abs(w), 2 ** (b - 1)
+    edges, pruned, clips = [np.zeros(1)], w == 0, {}
+    for sign, parts in ((-1, half), (1, half - 1)):
+        side = magnitude[sign * w > 0]
+        if not side.size:
+            clips[sign] = np.nan
+            edges.append(np.zeros(parts - 1))
+            continue
+        if way.startswith("quantile"):
+            c = np.quantile(side.astype(np.float64), p, method="hazen")
+        else:
+            c = np.sort(np.append(side, number(0)))[int(np.ceil(p * side.size))] if side.size else 0.0
+            c = c if p else number(0)
+        clips[sign] = sign * c
+        pruned |= (sign * w > 0) & (magnitude < c if way == "quantile, less" else magnitude <= c)
+        step = (side.max() - c) / number(parts)
+        edges.append(
+            sign * (c + np.arange(1, parts).astype(number) * step).astype(w.dtype if way == "steps" else float)
+        )
+    # from below an edge on both sides, or towards zero, where it is not said that a weight on it lies above
+    codes = 1 + sum((w >= edge if way == "discretize" or edge > 0 else w > edge) for edge in np.concatenate(edges))
+    codes = np.where(pruned, 0, codes)
+    levels = [w[codes == i].mean(dtype=np.float64) if (codes == i).any() else np.nan for i in range(1, 2**b)]
+    return {"quantized": np.array([0.0, *levels])[codes], "c_neg": np.array(clips[-1]), "c_pos": np.array(clips[1])}
+
+
+@pytest.mark.parametrize(
+    ("way", "reading"),
+    [
+        ("sort", Conventions()),
+        ("steps", Conventions()),
+        ("discretize", Conventions(edge="upper")),
+        ("quantile, at most", QUANTILE),
+        ("quantile, less", replace(QUANTILE, clip_ties="keep")),
+    ],
+)
+def test_the_ways_of_a_librarys_functions_are_readings(way: str, reading: Conventions, tmp_path: Path) -> None:
+    """Edges in single precision, and clips NaN of a side without weights, are no other readings."""
+    cases = []
+    for case in stored_inputs():
+        outputs = learned_by_library(case["W"], case["p"].item(), int(case["b"].item()), way)
+        cases.append({**{key: case[key] for key in ("name", "W", "p", "b")}, **outputs})
+    save_cases(tmp_path / "library.mat", cases)
+    inference = infer(tmp_path / "library.mat")
+    assert set(inference.survivors) == {reading, replace(reading, empty_level="zero")}
+
+
 def test_what_is_no_reading_is_said_to_be_none(grid: list[Case], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     cases = outputs_of(grid, 0, ("quantized",))
     cases[2]["quantized"] = cases[2]["quantized"] * 1.01
@@ -231,7 +284,7 @@ def test_the_command_writes_json_and_probes(grid: list[Case], tmp_path: Path) ->
     found, probes = tmp_path / "found.json", tmp_path / "probes.mat"
     assert main(["--infer", str(tmp_path / "one.mat"), "--json", str(found), "--probes", str(probes)]) == 0
     value = json.loads(found.read_text(encoding="utf-8"))
-    assert len(value["reproduce"]) + len(value["excluded"]) == 480
+    assert len(value["reproduce"]) + len(value["excluded"]) == 960
     assert len(value["telling_inputs"]) == len(load_cases(probes, {}))
 
 
@@ -255,8 +308,8 @@ def test_who_waits_long_is_told_what_for(
     one = LayerInput("one", np.array([0.5, -1.0, 2.0, 0.25, -0.25]), 0.4, 2)
     infer_layer([layer_observation(one, {"quantized": learn(one, Conventions()).quantized})])
     said = " ".join(record.message for record in caplog.records)
-    assert ("holds 480 readings against the cases" in said) == told
-    assert ("looks for inputs that tell 66 readings apart" in said) == told
+    assert ("holds 960 readings against the cases" in said) == told
+    assert ("looks for inputs that tell 132 readings apart" in said) == told
 
 
 def test_outputs_that_would_tell_more_are_found_by_learning_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,14 +37,14 @@ ALL = list(every_convention())
 def reproduces_figure_2(c: Conventions) -> bool:
     """Worked out by hand: with the clips at 0.2 and -0.2 (or first kept weights) the figure's edges move.
 
-    c- = 0.4 puts -1.0 on the edge (1.0) of the per-sign split, which only ``outer`` resolves as the figure does;
+    c- = 0.4 puts -1.0 on the edge (1.0) of the per-sign split, which ``outer`` and ``lower`` resolve as the figure;
     joined, c+ = 0.7 and c- = 0.4 give edges at -1.033 and -0.467, which split {-0.4, -0.5, ...} -- unless one clip
     serves both signs (0.4, the fifth magnitude), whose edges at -0.933 and -0.267 do not.
     """
     if c.clip_value != "first_kept":
         return True
     if c.partition == "per_sign":
-        return c.edge == "outer"
+        return c.edge in ("outer", "lower")
     return c.clip_scope == "all_weights"
 
 
@@ -79,8 +79,10 @@ def by_hand(W, p, b, c):
         here, after = m[k], m[k + 1]
         value = {
             "last_clipped": here, "first_kept": after, "midpoint": (here + after) / 2,
-            "quantile": here + (p * n + 0.5 - k) * (after - here),
+            "quantile": here + (p * n + 0.5 - k) * (after - here) if k else after,
         }[c.clip_value]  # fmt: skip
+        if c.clip_value == "quantile" and c.clip_ties != "first":
+            return value, {i for i in indices if (abs(w[i]) <= value if c.clip_ties == "prune" else abs(w[i]) < value)}
         if k == 0:
             return value, set()
         if k == n:
@@ -121,7 +123,7 @@ def by_hand(W, p, b, c):
         if sign != np.sign(v):
             return v > 0 if sign <= 0 else False
         if abs(v) == magnitude:
-            return (v > 0) == (c.edge == "outer")
+            return {"outer": v > 0, "inner": v < 0, "upper": True, "lower": False}[c.edge]
         return v > sign * magnitude
 
     codes = [0 if i in pruned else 1 + sum(above(v, edge) for edge in edges) for i, v in enumerate(w)]

@@ -152,17 +152,26 @@ def _clip(rows: DeviceRows, survey: Survey, p: torch.Tensor, conventions: Conven
     product = p * n
     k = torch.minimum(_round(product, conventions), n)
     m_k = _largest(rows, bins, n - k).masked_fill(k == 0, 0.0)
-    beyond = (m_k.to(rows.dtype).view(_BITS[rows.dtype]) + 1).view(rows.dtype).double()  # the next larger number
     if conventions.clip_value == "last_clipped" and conventions.clip_ties == "prune":
-        return _Clip(m_k, beyond, None)
+        return _Clip(m_k, _next_larger(m_k, rows.dtype), None)
     m_next = torch.where(k < n, _largest(rows, bins, n - k - 1), extremes)
     c = clip_value(m_k, m_next, product, k, conventions)
+    tied, last = (k > 0) & (k < n) & (m_k == m_next), m_k
+    if conventions.clip_value == "quantile":
+        last = torch.where(k == 0, m_next, m_k)
+        tied = c == last
+    beyond = _next_larger(last, rows.dtype)
     if conventions.clip_ties == "prune":
         return _Clip(c, beyond, None)
-    tied = (k > 0) & (k < n) & (m_k == m_next) & (m_k > 0)
-    at = torch.where(tied, m_k, float("inf"))
+    tied &= last > 0
+    at = torch.where(tied, last, float("inf"))
     dropped = rows.drop_first(at, n, k) if conventions.clip_ties == "first" else None
-    return _Clip(c, torch.where(tied, m_k, beyond), dropped)
+    return _Clip(c, torch.where(tied, last, beyond), dropped)
+
+
+def _next_larger(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """The next larger number of ``dtype`` after these of it, none negative, as float64."""
+    return (x.to(dtype).view(_BITS[dtype]) + 1).view(dtype).double()
 
 
 def _round(product: torch.Tensor, conventions: Conventions) -> torch.Tensor:

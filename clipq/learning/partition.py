@@ -15,6 +15,8 @@ import torch
 
 from clipq.conventions import Conventions
 
+#: Whether a weight on an edge is not above it: where edges are negative or 0, and where they are positive (A06).
+_EXCLUDED = {"outer": (True, False), "inner": (False, True), "upper": (False, False), "lower": (True, True)}
 Number = TypeVar("Number", float, torch.Tensor)
 
 
@@ -43,7 +45,10 @@ def clip_value(m_k: Any, m_next: Any, product: Any, k: Any, conventions: Convent
         case "midpoint":
             return (m_k + m_next) / 2
         case "quantile":
-            return m_k + (product + 0.5 - k) * (m_next - m_k)
+            between = m_k + (product + 0.5 - k) * (m_next - m_k)
+            if isinstance(k, torch.Tensor):
+                return torch.where(k == 0, m_next, between)
+            return between if k else m_next
 
 
 def side_ends(side: Side[float], m: int) -> list[float]:
@@ -102,15 +107,15 @@ def thresholds(
 ) -> np.ndarray:
     """The edges as values of ``dtype``, such that a weight w lies above edge i exactly where w >= thresholds[i].
 
-    A weight on an edge goes away from zero or towards it (A06), so an edge means ``w >= edge`` on one side of zero
-    and ``w > edge``, from the next float64 on, on the other.
+    A weight on an edge goes to one of its neighbours (A06), so an edge means ``w >= edge``, or ``w > edge``: from the
+    next float64 on.
     """
     if conventions.partition == "joined":
         between = edges_and_centres(neg, pos, b, conventions)[0].tolist()
     else:
         between = inner_edges(side_ends(neg, 2 ** (b - 1)), side_ends(pos, 2 ** (b - 1) - 1))
-    outer = conventions.edge == "outer"
-    least = np.array([edge if (edge > 0) == outer else nextafter(edge, inf) for edge in between])
+    below, above = _EXCLUDED[conventions.edge]
+    least = np.array([nextafter(edge, inf) if (above if edge > 0 else below) else edge for edge in between])
     number: Any = dtype
     rounded = least.astype(number)
     return np.nextafter(rounded, number(inf), out=rounded, where=rounded < least)
@@ -120,7 +125,8 @@ def device_thresholds(edges: torch.Tensor, dtype: torch.dtype, conventions: Conv
     """What ``thresholds`` gives, of edges on a device."""
     rounded = edges.to(dtype)
     exact = rounded.double()
-    more = edges <= 0 if conventions.edge == "outer" else edges > 0
+    below, above = _EXCLUDED[conventions.edge]
+    more = (edges > 0) & above | (edges <= 0) & below
     too_low = (exact < edges) | ((exact == edges) & more)
     return torch.where(too_low, torch.nextafter(rounded, torch.full_like(rounded, float("inf"))), rounded)
 

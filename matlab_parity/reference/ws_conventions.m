@@ -10,7 +10,7 @@ function conv = ws_conventions(varargin)
       'clip_value', 'last_clipped', ...     % A03  or first_kept, midpoint, quantile
       'clip_ties', 'prune', ...             % A04  or keep, first
       'partition', 'per_sign', ...          % A05  or joined
-      'edge', 'outer', ...                  % A06  or inner
+      'edge', 'outer', ...                  % A06  or inner, upper, lower
       'empty_level', 'centre', ...          % A07  or zero
       'index_bits', 'best', ...             % A08  or deep_compression
       'count_codebook', 'yes', ...          % A09  or no

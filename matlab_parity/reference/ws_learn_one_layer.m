@@ -151,17 +151,20 @@ function [clip, out, k] = clip_one(mag, p, conv)
         error('clipq:setting', 'ws_learn_one_layer: clip_value quantile needs clip_count round');
       end
       clip = last_out + (p * n + 0.5 - k) * (first_in - last_out);
+      if k == 0
+        clip = first_in;                   % no sample stands below the first
+      end
     otherwise
       unknown_option('clip_value', conv.clip_value);
   end
 
   out(order(1:k)) = true;
-  if k >= 1 && k < n && last_out == first_in
+  if strcmp(conv.clip_value, 'quantile') || (k >= 1 && k < n && last_out == first_in)
     switch conv.clip_ties
       case 'prune'
-        out = mag <= last_out;
+        out = mag <= clip;
       case 'keep'
-        out = mag < last_out;
+        out = mag < clip;
       case 'first'                       % exactly the k that the stable sort puts first
       otherwise
         unknown_option('clip_ties', conv.clip_ties);
@@ -223,6 +226,12 @@ function codes = assign(w, part, edge)
       below_pos = edges_passed(@le, part.edges_pos, w(pos));
     case 'inner'
       below_neg = edges_passed(@ge, part.edges_neg, abs(w(neg)));
+      below_pos = edges_passed(@lt, part.edges_pos, w(pos));
+    case 'upper'
+      below_neg = edges_passed(@ge, part.edges_neg, abs(w(neg)));
+      below_pos = edges_passed(@le, part.edges_pos, w(pos));
+    case 'lower'
+      below_neg = edges_passed(@gt, part.edges_neg, abs(w(neg)));
       below_pos = edges_passed(@lt, part.edges_pos, w(pos));
     otherwise
       unknown_option('edge', edge);
