@@ -69,7 +69,7 @@ def by_hand(W, p, b, c):
     """docs/method.md read plainly, weight by weight, with sorts and loops.  Returns codes, levels."""
     w = [float(v) for v in W.ravel()]
     n_levels = 2**b - 1
-    rule = {"ceil": np.ceil, "floor": np.floor, "round": lambda v: np.floor(v + 0.5)}[c.clip_count]
+    rule = {"ceil": np.ceil, "floor": np.floor, "round": lambda v: np.floor(v) + (v % 1 >= 0.5)}[c.clip_count]
 
     def clip(indices):
         m = sorted(abs(w[i]) for i in indices)
@@ -181,7 +181,7 @@ def test_properties_of_every_convention(W, p, b, c):
 @given(W=layers, p=rates, count=st.sampled_from(["ceil", "round", "floor"]))
 def test_first_prunes_exactly_the_count_of_each_sign(W, p, count):
     r = ws_learn_one_layer(W, p, 3, Conventions(clip_count=count, clip_ties="first"))
-    rule = {"ceil": np.ceil, "floor": np.floor, "round": lambda v: np.floor(v + 0.5)}[count]
+    rule = {"ceil": np.ceil, "floor": np.floor, "round": lambda v: np.floor(v) + (v % 1 >= 0.5)}[count]
     for side in (W > 0, W < 0):
         assert np.count_nonzero(r.codes[side] == 0) == min(side.sum(), rule(p * side.sum()))
 
