@@ -98,6 +98,29 @@ def test_large_layers_are_counted_within_a_percent(
     assert real.parts["codes"] <= 1.005 * min(others)
 
 
+@pytest.mark.parametrize("whole", [1 << 20, 1 << 24])
+@pytest.mark.parametrize("kind", ["equal rows", "every second row", "few", "few columns", "few rows and columns"])
+def test_layers_of_few_bytes_are_counted_whole(kind: str, whole: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(entropy_coder, "_WHOLE", whole)
+    rng = np.random.default_rng(0)
+    codes = np.zeros((3000, 1500), np.uint8)
+    row = np.where(rng.random(1500) < 0.1, rng.integers(1, 16, 1500), 0)
+    if kind == "equal rows":
+        codes[:] = row
+    elif kind == "every second row":
+        codes[::2] = row
+    elif kind == "few":
+        codes[rng.random(codes.shape) < 1 / 1500] = 3
+        codes *= rng.integers(1, 4, codes.shape, np.uint8)
+    elif kind == "few columns":
+        codes[:, rng.choice(1500, 5)] = rng.integers(1, 16, (3000, 5))
+    else:
+        codes[np.ix_(rng.choice(3000, 90), rng.choice(1500, 90))] = rng.integers(1, 16, (90, 90))
+    levels = np.array([*range(-8, 0), *range(1, 8)], np.float32)
+    real = encode_sparse_quantized_net_v2(QuantizedNet((QuantizedLayer("w", 4, codes, levels),)), "entropy")
+    assert layer_bits(codes, 4, coder="entropy", levels=levels) / 8 == pytest.approx(real.layers[0].n_bytes, rel=0.01)
+
+
 def test_a_count_by_hand() -> None:
     """docs/format.md's example: 1 + 1 header, 3 levels of 4 bytes, 1 of gaps, 1 of codes, 4 of CRC."""
     codes = np.array([[0, 0, 3, 0, 0, 0], [0, 0, 0, 1, 0, 2]], np.uint8)

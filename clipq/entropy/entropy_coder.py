@@ -31,7 +31,10 @@ _WORTH = 0.997
 #: How many weights of how many parts of a large layer are looked at to choose its model, to fit it, and to count the
 #: bytes of a layer of more weights than ``_WHOLE``.
 _TO_CHOOSE, _TO_FIT, _TO_COUNT = (1 << 18, 4), (1 << 21, 4), (1 << 23, 8)
-_WHOLE = 1 << 22
+_WHOLE = 1 << 24
+#: Where these have a byte for more weights than this, as a sample has it, they are counted whole, too: that is fast
+#: then, and what few weights are kept, or what all rows have in common, shows too little in some of the rows.
+_SPARSE = 256
 #: The model is chosen by more weights if fewer than this of them are kept.
 _KEPT_TO_CHOOSE = 1 << 14
 #: About what a level takes.
@@ -83,7 +86,8 @@ def entropy_size(codes: np.ndarray, b: int, levels: np.ndarray | None = None) ->
     negative = 2 ** (b - 1) if levels is None else _leading_negatives(levels)
     if codes.size > _WHOLE:
         size, used = _large_size(codes, b, negative)
-        return 2 + size, _codebook_bits(levels, used, negative) // 8
+        if _SPARSE * size >= codes.size:
+            return 2 + size, _codebook_bits(levels, used, negative) // 8
     _, plan, used = _choose(codes, b, negative)
     codebook = _codebook_bits(levels, used, negative)
     return 2 + (plan.size(codebook) if isinstance(plan, PlanePlan) else plan.size()), codebook // 8
