@@ -26,8 +26,8 @@ class CheckpointFile:
     """The state of one training in one file.
 
     path: of the file.
-    fingerprint: what determines the training, such as its configuration and data: name -> hash.  A checkpoint with
-        another one is refused.
+    fingerprint: what determines the training, such as its configuration and data: name -> hash or number.  A
+        checkpoint with another one is refused.
     every: seconds between two checkpoints within an epoch.
     """
 
@@ -86,14 +86,19 @@ def check_fingerprint(file: str, saved: Mapping[str, str], own: Mapping[str, str
     """Refuses a file of another run, or of another stage of this one.
 
     Raises:
-        CheckpointError: says which parts differ.
+        CheckpointError: says which parts differ, and how where they are numbers.
     """
-    differing = [name for name in {**own, **saved} if saved.get(name) != own.get(name)]
+    differing = [_difference(name, saved, own) for name in {**own, **saved} if saved.get(name) != own.get(name)]
     if differing:
         raise CheckpointError(
             f"{file}: belongs to another run, with another {' and '.join(differing)}; use what that run was started "
             "with, or another run folder, or delete the file to redo its stage"
         )
+
+
+def _difference(name: str, saved: Mapping[str, str], own: Mapping[str, str]) -> str:
+    there, here = (values.get(name, "unknown") for values in (saved, own))
+    return f"{name} ({there} there, {here} here)" if there.isdigit() or here.isdigit() else name
 
 
 class _Hashed:

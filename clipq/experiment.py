@@ -101,7 +101,7 @@ class EncodeConfig:
 class RunConfig:
     """seed: of everything drawn by chance, 0..2^32 - 1.
     device: ``auto`` (a GPU where there is one), or as torch names it: ``cpu``, ``cuda``, ``cuda:1``.
-    threads: of torch on the CPU; 0 leaves torch's choice.
+    threads: of torch on the CPU; 0 leaves torch's choice (``OMP_NUM_THREADS``), which a run keeps where it goes on.
     workers: processes that read and decode images; 0 reads them in the main one.
     amp: mixed precision, which needs a GPU.
     """
@@ -178,8 +178,9 @@ def load_experiment(name_or_path: str | Path, overrides: Mapping[str, str] | Non
 
     Args:
         name_or_path: one of ``list_experiments()``, or a ``.toml`` file.
-        overrides: ``section.key`` -> value as text: TOML, but strings without quotes, and a list of strings may be
-            separated by commas.  ``search.given.<layer>`` sets one layer's ``[p, b]``.
+        overrides: ``section.key`` -> value as text: TOML, but strings without quotes, lists of strings may be
+            separated by commas, and numbers may be written as in Python (``.9``).  ``search.given.<layer>`` sets one
+            layer's ``[p, b]``.
 
     Returns:
         The experiment; its paths, which count from the working directory, are absolute.
@@ -214,9 +215,10 @@ def _name_of(path: Path) -> str:
 def _with_absolute_paths(experiment: Experiment) -> Experiment:
     """The same experiment wherever it is run again."""
     data, network = experiment.data, experiment.network
+    images = data.images and replace(data.images, mean_file=_absolute(data.images.mean_file))
     return replace(
         experiment,
-        data=replace(data, data_dir=_absolute(data.data_dir)),
+        data=replace(data, data_dir=_absolute(data.data_dir), images=images),
         network=replace(network, weights=_absolute(network.weights)),
     )
 

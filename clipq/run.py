@@ -385,14 +385,32 @@ class Run:
         return {**self._fingerprint, **{name: repr(value) for name, value in own.items() if value is not None}}
 
     def _make_fingerprint(self) -> dict[str, str]:
-        """What determines the run's result, on the same machine; the same for all processes."""
+        """What determines the run's result, on the same machine; the same for all processes.
+
+        Hashes, and numbers as they are.
+        """
         parts = {
             "configuration": hashlib.sha256(self.experiment.strict.to_toml().encode()).hexdigest(),
             "data set": self.data.sha256,
         }
-        if weights := self.experiment.network.weights:
-            with open(weights, "rb") as file:
-                parts["file of starting weights"] = hashlib.file_digest(file, "sha256").hexdigest()
+        images = self.experiment.data.images
+        files = {
+            "file of starting weights": self.experiment.network.weights,
+            "mean image": images.mean_file if images else "",
+        }
+        for name, path in files.items():
+            if path:
+                with open(path, "rb") as file:
+                    parts[name] = hashlib.file_digest(file, "sha256").hexdigest()
         for name, value in parts.items():
             distributed.check_same(f"sha256 of the {name}", value)
+        return {**parts, **self._order_of_sums()}
+
+    def _order_of_sums(self) -> dict[str, str]:
+        """What rounds the sums of a step in one way or another: processes, and threads that the configuration leaves
+        open."""
+        parts = {"number of processes": str(distributed.world_size())}
+        if self.device.type == "cpu" and not self.experiment.run.threads:
+            threads = dict.fromkeys(distributed.gathered(torch.get_num_threads()))
+            parts["number of threads as OMP_NUM_THREADS sets it"] = " and ".join(map(str, threads))
         return parts

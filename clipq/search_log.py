@@ -21,7 +21,7 @@ class SearchLogFile:
     """A file of JSON lines: first the search's fingerprint, then an evaluation a line.
 
     path: of the file; made where it is not there.
-    fingerprint: what determines the search, such as its configuration and data: name -> hash.
+    fingerprint: what determines the search, such as its configuration and data: name -> hash or number.
 
     Raises:
         CheckpointError: the file is damaged elsewhere than in its last line (which a kill can cut short), or is

@@ -43,8 +43,8 @@ def from_table(cls: type[T], table: Mapping[str, Any], source: str, key: str = "
 
 
 def override(cls: type, table: dict[str, Any], key: str, text: str) -> None:
-    """Sets the dotted ``key`` of ``table`` to what ``text`` says: TOML, but strings go without quotes, and a list of
-    strings may be separated by commas.
+    """Sets the dotted ``key`` of ``table`` to what ``text`` says: TOML, but strings go without quotes, lists of strings
+    may be separated by commas, and numbers may be written as in Python (``.9``).
 
     Raises:
         ExperimentError: an unknown key, or text of the wrong type.
@@ -132,16 +132,27 @@ def _describe(kind: Any) -> str:
 
 
 def _parse(kind: Any, text: str) -> Any:
-    """The value that an override's text stands for; the text itself where it is no TOML of that type."""
+    """The value that an override's text stands for; the text itself where it is none of that type."""
     if kind is str or get_origin(kind) is Literal:
         return text
     try:
         parsed = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
+        if kind in (int, float):
+            return _number(kind, text)
         return (
             [item.strip() for item in text.split(",")] if get_origin(kind) is tuple and str in get_args(kind) else text
         )
     return parsed["value"] if set(parsed) == {"value"} else text
+
+
+def _number(kind: type[int] | type[float], text: str) -> int | float | str:
+    """A finite number as Python reads it; the text itself where it is none."""
+    try:
+        number = kind(text)
+        return number if math.isfinite(number) else text
+    except (ValueError, OverflowError):
+        return text
 
 
 def _tables(config: Any, key: str) -> Iterator[str]:

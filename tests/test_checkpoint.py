@@ -44,6 +44,10 @@ def test_what_was_saved_last_comes_back_and_nothing_else_is_left(tmp_path: Path)
         ({"data set": "other"}, "another data set;"),
         ({"configuration": "other", "data set": "other"}, "another configuration and data set;"),
         ({"starting weights": "w"}, "another starting weights;"),
+        (
+            {"data set": "other", "number of processes": "1"},
+            r"another data set and number of processes \(unknown there, 1 here\);",
+        ),
     ],
 )
 def test_another_runs_checkpoint_is_refused_by_what_differs(tmp_path: Path, other: dict[str, str], named: str) -> None:
@@ -52,6 +56,12 @@ def test_another_runs_checkpoint_is_refused_by_what_differs(tmp_path: Path, othe
     with pytest.raises(CheckpointError, match=rf"a\.ckpt: belongs to another run, with {named}"):
         CheckpointFile(path, {**RUN, **other}).load()
     assert is_the_state(CheckpointFile(path, RUN).load())
+
+
+def test_numbers_that_differ_are_told(tmp_path: Path) -> None:
+    CheckpointFile(tmp_path / "a.ckpt", {**RUN, "number of processes": "2"}).save(STATE)
+    with pytest.raises(CheckpointError, match=r"with another number of processes \(2 there, 1 here\); use what"):
+        CheckpointFile(tmp_path / "a.ckpt", {**RUN, "number of processes": "1"}).load()
 
 
 def test_a_file_cut_anywhere_is_refused(tmp_path: Path) -> None:

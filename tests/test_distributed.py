@@ -15,7 +15,10 @@ from clipq import distributed
 from clipq.data import load_dataset
 from clipq.data.dataset import TensorBatches
 from clipq.decode_sparse_quantized_net_v2 import decode_sparse_quantized_net_v2
+from clipq.errors import CheckpointError
+from clipq.experiment import load_experiment
 from clipq.networks import build_network
+from clipq.run import Run
 from clipq.training import top1_error
 
 ROOT = Path(__file__).parent.parent
@@ -151,15 +154,22 @@ def test_errors_end_both(outcomes: list[dict[str, Any]]) -> None:
     assert outcomes[1]["failing writer"] == "DistributedError: process 0 has failed: ModelError: of the writer"
 
 
-def test_the_command_under_torchrun(tmp_path: Path) -> None:
-    """One writes, speaks and searches; the file is that of the network that both trained."""
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder of a run that the command did under torchrun, and what it said."""
+    results = tmp_path_factory.mktemp("results")
     options = [
         "train.epochs=2", "dense.epochs=2", "search.evaluations=2", "search.subset=100", "run.threads=1",
-        "--results", tmp_path, "--run", "two", "--quiet",
+        "--results", results, "--run", "two", "--quiet",
     ]  # fmt: skip
     said = torchrun(ROOT / "scripts" / "ws_train.py", *options).stdout
+    return results / "digits" / "two", said
+
+
+def test_the_command_under_torchrun(trained: tuple[Path, str]) -> None:
+    """One writes, speaks and searches; the file is that of the network that both trained."""
+    folder, said = trained
     assert said.count("times smaller") == 1
-    folder = tmp_path / "digits" / "two"
     report = json.loads((folder / "report.json").read_text())
     assert report["provenance"]["processes"] == 2
     assert len((folder / "search.jsonl").read_text().splitlines()) == 1 + 2 * len(report["layers"])
@@ -171,6 +181,13 @@ def test_the_command_under_torchrun(tmp_path: Path) -> None:
     assert top1_error(model, data.loader("val", 100)) == report["error"]["compressed_val"]
     best = min(record["val_error"] for record in report["history"]["train"]["epochs"])
     assert best == pytest.approx(report["error"]["compressed_val"])
+
+
+def test_one_process_does_not_go_on_with_what_two_began(trained: tuple[Path, str]) -> None:
+    folder, _ = trained
+    run = Run(load_experiment(folder / "config.toml"), folder, resume=True, show=False)
+    with pytest.raises(CheckpointError, match=r"dense\.ckpt: .* another number of processes \(2 there, 1 here\);"):
+        run()
 
 
 def test_one_process_alone_needs_nothing() -> None:

@@ -88,9 +88,11 @@ def test_values_of_every_type(tmp_path: Path):
 def test_paths_count_from_the_working_directory_and_are_kept_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     path = written(tmp_path, '[network]\nweights = "a/net.pt"')
-    experiment = load_experiment(path, {"data.data_dir": "images"})
+    overrides = {"data.data_dir": "images", "data.images.mean_file": "mean.binaryproto"}
+    experiment = load_experiment(path, overrides)
     assert experiment.network.weights == str(tmp_path / "a" / "net.pt")
     assert experiment.data.data_dir == str(tmp_path / "images")
+    assert experiment.data.images and experiment.data.images.mean_file == str(tmp_path / "mean.binaryproto")
     assert load_experiment("digits").network.weights == load_experiment("digits").data.data_dir == ""
 
 
@@ -138,6 +140,19 @@ def test_what_a_file_may_not_say(tmp_path: Path, text: str, expected: str):
 
 
 @pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [
+        ("search.p", ".9", 0.9), ("search.p", "0.", 0.0), ("search.p", "00.5", 0.5), ("train.lr", "5.e-1", 0.5),
+        ("search.b", "007", 7), ("selection.error", ".25", 0.25),
+    ],
+)  # fmt: skip
+def test_numbers_may_be_written_as_in_python(key: str, text: str, value: float):
+    section, _, name = key.partition(".")
+    found = getattr(getattr(load_experiment("digits", {key: text}), section), name)
+    assert found == value and type(found) is type(value)
+
+
+@pytest.mark.parametrize(
     ("key", "text", "expected"),
     [
         ("train.lrate", "1", r"override: unknown key train\.lrate; nearest known: .*train\.lr"),
@@ -148,6 +163,10 @@ def test_what_a_file_may_not_say(tmp_path: Path, text: str, expected: str):
         ("train.lr", "fast", "train.lr: expected a number, got 'fast'"),
         ("train.lr", "1\nepochs = 3", "train.lr: expected a number"),
         ("train.epochs", "0.5", "train.epochs: expected a whole number, got 0.5"),
+        ("train.epochs", "5.", r"train\.epochs: expected a whole number, got '5\.'"),
+        ("train.epochs", "0" + "9" * 400, "train.epochs: expected a whole number, got '099"),
+        ("search.lambda_", "NaN", "search.lambda_: expected a number, got 'NaN'"),
+        ("search.lambda_", "Infinity", "search.lambda_: expected a number, got 'Infinity'"),
         ("run.amp", "yes", "run.amp: expected true or false, got 'yes'"),
         ("train.optimizer", "lion", "train.optimizer: expected one of 'sgd', 'adam', got 'lion'"),
         ("search.given.conv1", "0.5", "search.given.conv1: expected a list of a number and a whole number, got 0.5"),
