@@ -21,6 +21,10 @@ class DataError(ClipqError):
     """A data set that is missing, incomplete or damaged; names the file."""
 
 
+class PictureError(DataError):
+    """A picture that cannot be read, in a run that is to leave none out; names it."""
+
+
 class ExperimentError(ClipqError):
     """An experiment's file or an override that cannot be understood; names the key."""
 

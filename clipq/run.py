@@ -122,7 +122,7 @@ class Run:
         Raises:
             CheckpointError: another process is at work in the folder, or what a stage has left there is damaged or
                 was made with another configuration, data set or starting weights.
-            DataError: a picture cannot be read.
+            PictureError: a picture cannot be read.
             Interrupted: SIGINT or SIGTERM came while a stage was at work whose state is now saved.
         """
         distributed.on_writer(self._check_pictures)

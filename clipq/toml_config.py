@@ -73,6 +73,19 @@ def to_toml(config: Any) -> str:
     return "\n".join(_tables(config, "")).strip() + "\n"
 
 
+def differing_keys(one: Any, other: Any, key: str = "") -> Iterator[str]:
+    """The dotted keys whose values differ between two instances of a dataclass.
+
+    key: of the instances inside a file, dotted; empty for the whole file.
+    """
+    for f in dataclasses.fields(one):
+        a, b, name = getattr(one, f.name), getattr(other, f.name), _join(key, f.name)
+        if dataclasses.is_dataclass(a) and dataclasses.is_dataclass(b):
+            yield from differing_keys(a, b, name)
+        elif a != b:
+            yield name
+
+
 def _fields(cls: Any) -> dict[str, Any]:
     hints = get_type_hints(cls)
     return {f.name: _given(hints[f.name]) for f in dataclasses.fields(cls)}

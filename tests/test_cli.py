@@ -108,6 +108,33 @@ def test_an_interrupted_run_goes_on_to_the_same_file(results: Path, tmp_path: Pa
     assert "no unfinished run" in refused(capsys, "train", "--resume", "--results", tmp_path)
 
 
+def test_several_processes_are_told_to_go_on_with_as_many(tmp_path: Path, capsys, monkeypatch):
+    def interrupted(experiment: object, folder: Path, args: object) -> None:
+        (folder / "config.toml").touch()
+        monkeypatch.setattr("clipq.distributed.world_size", lambda: 3)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("clipq.commands.train._work", interrupted)
+    assert cli.main(["train", "--results", str(tmp_path), "--run", "mine"]) == 130
+    command = f"torchrun --nproc-per-node=3 -- scripts/ws_train.py --resume {tmp_path / 'digits' / 'mine'}\n"
+    assert capsys.readouterr().err.endswith(f"go on with: {command}")
+
+
+def test_a_resumed_runs_experiment_that_has_changed_is_told(tmp_path: Path, capsys, monkeypatch):
+    monkeypatch.setattr("clipq.commands.train._work", lambda *_: None)
+    path, folder = tmp_path / "mine.toml", tmp_path / "mine" / "one"
+    path.write_text("[train]\nepochs = 3\n")
+    folder.mkdir(parents=True)
+    (folder / "config.toml").write_text(load_experiment(path, {"dense.epochs": "2"}).to_toml())
+    resume = ["train", "--resume", str(folder), "--experiment", str(path), "--quiet"]
+    assert cli.main([*resume, "dense.epochs=2"]) == 0
+    assert capsys.readouterr().err == ""
+    path.write_text("[train]\nepochs = 4\n[data.images]\ncrop = 8")
+    assert cli.main(resume) == 0
+    said = f"{folder}: goes on as it was configured; {path} has another data.images, dense.epochs, train.epochs\n"
+    assert capsys.readouterr().err == said
+
+
 def test_a_new_run_never_takes_an_old_ones_folder(results: Path, capsys):
     before = (results / "digits" / "first" / "report.json").read_bytes()
     message = refused(capsys, "train", *TINY, "--results", results, "--run", "first")

@@ -13,6 +13,7 @@ from PIL import Image
 from clipq import cli
 from clipq.data.image_dataset import ImageDataset
 from clipq.experiment import Experiment, load_experiment
+from clipq.run import Run
 
 TINY = [
     "data.dataset=imagenet", "data.images.size=8", "data.images.crop=8", "dense.epochs=1", "train.epochs=1",
@@ -58,8 +59,30 @@ def test_a_new_run_reads_what_it_needs_last_before_it_trains(
     monkeypatch.setattr("clipq.run.fit", lambda *_, **__: pytest.fail("it trains"))
     assert train(pictures, tmp_path / "results", "mine") == 2
     said = capsys.readouterr().err
-    assert f"{place}: " in said and f"({SKIP} leaves such images out, with --resume too)" in said
+    assert f"{place}: " in said and said.endswith(f"({SKIP} leaves such images out)\n")
     assert not list((tmp_path / "results").glob("*/*")), "nothing is left to resume"
+
+
+def test_only_a_run_that_is_there_is_said_to_go_on(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A training picture that is damaged is met before anything is done, or after the dense network's training."""
+    picture = pictures / "train/a/0.png"
+    whole = picture.read_bytes()
+    picture.write_bytes(bytes(len(whole)))
+    assert train(pictures, tmp_path, "mine") == 2
+    assert capsys.readouterr().err.endswith(f"({SKIP} leaves such images out)\n")
+    assert not list(tmp_path.glob("digits/*"))
+    picture.write_bytes(whole)
+    search = Run._search
+    monkeypatch.setattr(Run, "_search", lambda *args: (picture.write_bytes(bytes(len(whole))), search(*args))[1])
+    assert train(pictures, tmp_path, "mine") == 2
+    advice = f"go on with: clipq train --resume {tmp_path / 'digits' / 'mine'} {SKIP}\n"
+    assert capsys.readouterr().err.endswith(f"; {advice}")
+    assert resume(tmp_path / "digits" / "mine") == 2
+    assert capsys.readouterr().err.endswith(f"; {advice}")
+    with pytest.warns(UserWarning, match="left out"):
+        assert resume(tmp_path / "digits" / "mine", SKIP) == 0
 
 
 @pytest.mark.filterwarnings("ignore:left out")

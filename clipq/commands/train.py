@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from clipq import distributed
-from clipq.errors import CheckpointError, ClipqError, ExperimentError, Interrupted
+from clipq.errors import CheckpointError, ClipqError, ExperimentError, Interrupted, PictureError
 from clipq.experiment import Experiment, list_experiments, load_experiment
 from clipq.report import PAGE, terminal_table
 from clipq.run import Run, RunFiles
 from clipq.run_lock import is_at_work
 from clipq.search_config import SearchConfig
 from clipq.text_table import Table
+from clipq.toml_config import differing_keys
 from clipq.train_config import TrainConfig
 
 EPILOG = """\
@@ -34,6 +35,8 @@ Several processes train together: torchrun --nproc-per-node=N -- scripts/ws_trai
 The keys of an experiment are in its file; the run's folder has one with every key: config.toml.
 """
 
+#: The override with which a run may go on that was started without.
+SKIP_CORRUPT = "data.images.skip_corrupt=true"
 #: Keys of what every layer gets without a search.
 UNIFORM = ("search.p", "search.b")
 #: Options that stand for a key of the experiment.
@@ -73,7 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--resume", nargs="?", const="", metavar="RUN_FOLDER",
         help="go on with this run, or with the latest unfinished one of the experiment, configured as it was; "
-        "it may begin to leave out damaged pictures: data.images.skip_corrupt=true",
+        f"it may begin to leave out damaged pictures: {SKIP_CORRUPT}",
     )  # fmt: skip
     add("--dry-run", action="store_true", help="one real step of everything on made images: layers, memory, time, file")
     add("--quiet", action="store_true", help="no progress: only the results at the end")
@@ -94,18 +97,25 @@ def run(args: argparse.Namespace) -> int:
     place, experiment = distributed.on_writer(lambda: _prepared(args, overrides))
     try:
         _work(experiment, place.folder, args)
-    except (ClipqError, OSError):
-        if distributed.is_writer():
-            _discard_if_nothing_was_done(place)
+    except (ClipqError, OSError) as error:
+        discarded = _discard_if_nothing_was_done(place)
+        if isinstance(error, PictureError) and not discarded and RunFiles(place.folder).config.exists():
+            raise PictureError(f"{error}; go on with: {_how_to_go_on(place.folder)} {SKIP_CORRUPT}") from error
         raise
     except KeyboardInterrupt as stop:
         if not RunFiles(place.folder).config.exists():
-            if distributed.is_writer():
-                _discard_if_nothing_was_done(place)
+            _discard_if_nothing_was_done(place)
             raise Interrupted("nothing was done yet") from None
         where = f"{stop}; " if str(stop) else ""
-        raise Interrupted(f"{where}go on with: clipq train --resume {shlex.quote(str(place.folder))}") from None
+        raise Interrupted(f"{where}go on with: {_how_to_go_on(place.folder)}") from None
     return 0
+
+
+def _how_to_go_on(folder: Path) -> str:
+    """The command, for as many processes as there are."""
+    n = distributed.world_size()
+    command = f"torchrun --nproc-per-node={n} -- scripts/ws_train.py" if n > 1 else "clipq train"
+    return f"{command} --resume {shlex.quote(str(folder))}"
 
 
 def _check_characters(args: argparse.Namespace) -> None:
@@ -291,24 +301,38 @@ def _last_change(folder: Path) -> int:
 
 
 def _as_it_was(folder: Path, args: argparse.Namespace, overrides: dict[str, str]) -> Experiment:
-    """The run's own configuration, with which whatever else the user gives must agree; only ``skip_corrupt`` may be
-    set anew."""
+    """The run's own configuration, with which overrides must agree; only ``skip_corrupt`` may be set anew.
+
+    Where the experiment that is named says anything else, having changed or been overridden, a line on stderr tells.
+    """
     config = RunFiles(folder).config
     experiment = load_experiment(config)
-    if args.experiment is not None and load_experiment(args.experiment).name != experiment.name:
+    named = load_experiment(args.experiment, overrides) if args.experiment is not None else None
+    if named and named.name != experiment.name:
         raise CheckpointError(f"{folder}: is a run of {experiment.name}, not of {args.experiment}")
     for key, text in overrides.items():
         if not experiment.may_go_on_as(load_experiment(config, {key: text})):
             raise CheckpointError(
                 f"{config}: the run has another {key} than {text}; resume it without, or start another"
             )
-    return load_experiment(config, overrides)
+    experiment = load_experiment(config, overrides)
+    if named and (keys := list(differing_keys(named, experiment))):
+        text = f"{folder}: goes on as it was configured; {args.experiment} has another {', '.join(keys)}"
+        print(text, file=sys.stderr, flush=True)
+    return experiment
 
 
-def _discard_if_nothing_was_done(place: _Place) -> None:
+def _discard_if_nothing_was_done(place: _Place) -> bool:
     """Removes the folder that this command made for a run that failed before its first result, so that it is not taken
-    for one to resume."""
+    for one to resume; whether that is so."""
     config = RunFiles(place.folder).config
-    if place.is_new and place.folder.is_dir() and {file.name for file in place.folder.iterdir()} <= {config.name}:
+    try:
+        names = {file.name for file in place.folder.iterdir()}
+    except FileNotFoundError:  # another process has removed it
+        return True
+    if not place.is_new or not names <= {config.name}:
+        return False
+    if distributed.is_writer():
         config.unlink(missing_ok=True)
         place.folder.rmdir()
+    return True

@@ -18,7 +18,7 @@ from clipq.data.dataset import Dataset, Split, TensorPair, shuffled, subset_indi
 from clipq.data.image_options import Preprocessing
 from clipq.data.preprocessing import prepare
 from clipq.distributed import own_samples
-from clipq.errors import DataError
+from clipq.errors import DataError, PictureError
 
 
 class Pictures(Protocol):
@@ -83,7 +83,7 @@ class ImageBatches:
     """Batches of prepared pictures.
 
     Raises:
-        DataError: while iterating, a picture that cannot be read, unless ``Preprocessing.skip_corrupt``.
+        PictureError: while iterating, a picture that cannot be read, unless ``Preprocessing.skip_corrupt``.
     """
 
     def __init__(self, prepared: _Prepared, order: np.ndarray, batch_size: int, workers: int) -> None:
@@ -119,9 +119,7 @@ class ImageBatches:
         )
         for pair, failures in loader:
             if failures and not self._skip:
-                raise DataError(
-                    f"{failures[0]} (data.images.skip_corrupt=true leaves such images out, with --resume too)"
-                )
+                raise PictureError(f"{failures[0]} (data.images.skip_corrupt=true leaves such images out)")
             for failure in failures:
                 warnings.warn(f"left out: {failure}", stacklevel=2)
             if pair is not None:
