@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clipq.figure_style import BLUE, GREY, LIGHT, ORANGE, NewFigure, Report, largest, of_all, short_name
+from clipq.figure_style import BLUE, GREY, LIGHT, ORANGE, NewFigure, Report, largest, legend_handles, of_all, short_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -82,10 +82,13 @@ def weights(report: Report, new_figure: NewFigure) -> tuple[Figure, str]:
         panel.set_ylabel("weights")
     for panel in panels[-1]:
         panel.set_xlabel("value")
-    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
+    handles = legend_handles(panels.flat)
+    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=4)
+    folded = report["config"]["encode"].get("dead_units") == "fold"
     return figure, (
         "Full-precision weights of each layer before and after fine-tuning, on a logarithmic scale. What lies between "
-        "the clips is pruned; a stem is a quantization level and as high as the number of weights that take it."
+        "the clips is pruned; a stem is a quantization level and as high as the number of weights that take it"
+        + (", afterwards without those of units that do nothing." if folded else ".")
         + of_all(chosen, report["histograms"])
     )
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Report = Mapping[str, Any]
@@ -35,6 +36,11 @@ def largest(items: Sequence[Any], size: Callable[[Any], float], n: int = MAX_PAN
     """The n largest, in their own order."""
     kept = sorted(sorted(range(len(items)), key=lambda i: -size(items[i]))[:n])
     return [items[i] for i in kept]
+
+
+def legend_handles(panels: Iterable[Axes]) -> dict[str, Any]:
+    """Label -> one of the artists that have it, each label once."""
+    return {label: handle for panel in panels for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)}
 
 
 def of_all(chosen: Sequence[Any] | Mapping[str, Any], every: Sequence[Any]) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clipq.figure_style import BLUE, GREY, ORANGE, NewFigure, Report
+from clipq.figure_style import BLUE, GREY, ORANGE, NewFigure, Report, legend_handles
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,8 +43,8 @@ def training(report: Report, new_figure: NewFigure) -> tuple[Figure, str] | None
     panels[-1].set_xlabel("iterations (minibatches)")
     panels[-1].set_xlim(phases[0].start, phases[-1].stop)
     figure.align_ylabels(panels)
-    by_label = dict(zip(*reversed(panels[0].get_legend_handles_labels()), strict=True))
-    figure.legend(by_label.values(), by_label.keys(), loc="outside upper center", ncols=len(by_label))
+    handles = legend_handles(panels[:1])
+    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=len(handles))
     names = " and ".join(phase.title for phase in phases)
     kept = {"best": "the epoch with the lowest validation error", "last": "the last epoch"}
     return figure, (

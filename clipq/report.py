@@ -60,7 +60,7 @@ def markdown_page(report: Report, figures: Mapping[str, str] | None = None) -> s
         _readings(report),
         "## Time",
         Table(("stage", "seconds"), [(stage, f"{s:,.1f}") for stage, s in seconds.items()]).markdown(),
-        "Of the process that finished the run: what an interrupted one had done before is not in it.",
+        "Of the process that finished the run, all lambdas together; what an interrupted one had done is not in it.",
         "## Where this comes from",
         _provenance(report),
         "## Files",
@@ -109,13 +109,13 @@ def layers_table(report: Report) -> Table:
 
 def errors_table(report: Report) -> Table:
     """Top-1 error of the dense network, of the compressed one, and of the file's, decoded into a fresh network."""
-    error, data = report["error"], report["data"]
+    error = report["error"]
     rows = [
         ("dense", _error(error["dense_val"]), _error(error["dense_test"])),
         ("compressed", _error(error["compressed_val"]), _error(error["compressed_test"])),
         ("decoded from the file", "", _error(error["decoded_test"])),
     ]
-    return Table(("error", f"validation ({data['val']:,} images)", f"test ({data['test']:,} images)"), rows)
+    return Table(("error", f"validation ({_measured(report, 'val')})", f"test ({_measured(report, 'test')})"), rows)
 
 
 def files(report: Report) -> dict[str, str]:
@@ -148,7 +148,7 @@ def _headline(report: Report) -> str:
         f"{_kilobytes(size['dense'])} dense, **{_kilobytes(size['file'])}** as a file, "
         f"**{size['ratio']:.1f} times smaller**. Decoded from the file it errs on **{_error(error['decoded_test'])}** "
         f"of the test images, the dense network on {_error(error['dense_test'])}: {change:+.2f} points, {images:+,} of "
-        f"{data['test']:,} images."
+        f"{_measured(report, 'test')}."
     )
     if error["decoded_test"] != error["compressed_test"]:
         words += (
@@ -169,22 +169,39 @@ def _search_words(report: Report) -> str:
     selection = report["selection"]
     return (
         f"## The choice of p and b\n\n{how}, layer by layer: the least error - {selection['lambda']:g} x saving, the "
-        f"error on {min(config['subset'], report['data']['train']):,} training images, the saving as a fraction of the "
-        f"whole network's bits. {len(evaluations):,} evaluations for {n_layers} layers took "
-        f"{sum(e['seconds'] for e in evaluations):,.1f} s in all; fine-tuning took {report['seconds']['train']:,.1f} s."
-        f"{_selection_words(selection)}"
+        f"error on {min(config['subset'], report['data']['train']):,} training images{_unread(report)}, the saving as "
+        f"a fraction of the whole network's bits. {len(evaluations):,} evaluations for {n_layers} layers took "
+        f"{sum(e['seconds'] for e in evaluations):,.1f} s with this lambda.{_selection_words(selection)}"
     )
 
 
 def _selection_words(selection: Mapping[str, Any]) -> str:
     """Nothing where one lambda was tried."""
-    if len(selection["tried"]) == 1:
+    tried, accepted = selection["tried"], selection["accepted"]
+    if len(tried) == 1:
         return ""
-    tried = ", ".join(f"{_error(x['val_error'])} with {x['lambda']:g}" for x in selection["tried"])
+    errors = ", ".join(f"{_error(x['val_error'])} with {x['lambda']:g}" for x in tried)
+    if min(x["val_error"] for x in tried) > accepted:
+        return (
+            f" None of the {len(tried)} lambdas brought the network's error on the validation images down to "
+            f"{_error(accepted)}, and the one with the lowest error was taken: {errors}."
+        )
     return (
-        f" Lambdas were tried until the network's error on the validation images was no more than "
-        f"{_error(selection['accepted'])}, and the best one was taken: {tried}."
+        f" Lambdas were tried until the network's error on the validation images was no more than {_error(accepted)}, "
+        f"and the last one was taken: {errors}."
     )
+
+
+def _measured(report: Report, split: str) -> str:
+    """How many images of ``val`` or ``test`` the errors are of."""
+    left_out = report["data"].get("left_out", {}).get(split, 0)
+    return f"{report['data'][split]:,} images{f', left out as unreadable: {left_out:,}' if left_out else ''}"
+
+
+def _unread(report: Report) -> str:
+    """Behind a number of training images, of which any that cannot be read is left out."""
+    images = report["config"]["data"].get("images")
+    return " (less unreadable ones)" if images and images["skip_corrupt"] else ""
 
 
 def _readings(report: Report) -> str:
@@ -216,7 +233,8 @@ def _provenance(report: Report) -> str:
         ("dense network", experiment["network"]["weights"] or f"trained here, {experiment['dense']['epochs']} epochs"),
         (
             "data",
-            f"{data['name']}: {data['train']:,} training, {data['val']:,} validation, {data['test']:,} test images",
+            f"{data['name']}: {data['train']:,} training{_unread(report)}, {data['val']:,} validation, "
+            f"{data['test']:,} test images",
         ),
         ("data's sha256", f"`{data['sha256']}`"),
         ("seed", str(origin["seed"])),

@@ -151,7 +151,7 @@ class Run:
             tried.append({"lambda": lambda_, "val_error": result.val_error})
             return result
 
-        accepted = self.experiment.selection.accepted(dense_val, self.data.size("val"))
+        accepted = self.experiment.selection.accepted(dense_val, self.data.measured("val"))
         chosen = select(attempt, self.experiment.lambdas, accepted)
         return chosen, {"lambda": chosen.lambda_, "accepted": accepted, "tried": tried}
 
@@ -186,8 +186,9 @@ class Run:
             "config": asdict(self.experiment),
             "network": {"name": self.experiment.network.name, "parameters": sum(p.numel() for p in dense.parameters())},
             "data": {
-                "name": self.data.name, "sha256": self.data.sha256,
-                **{split: self.data.size(split) for split in ("train", "val", "test")},
+                "name": self.data.name, "sha256": self.data.sha256, "train": self.data.size("train"),
+                "val": self.data.measured("val"), "test": self.data.measured("test"),
+                "left_out": {"val": self.data.left_out("val"), "test": self.data.left_out("test")},
             },
             "error": {"dense_val": dense_val, "compressed_val": chosen.val_error, **errors},
             "size": sizes(encoded, dense, self.files.clipq.stat().st_size),

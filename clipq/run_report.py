@@ -12,7 +12,7 @@ from torch import nn
 from clipq.conventions import Conventions
 from clipq.encode_sparse_quantized_net_v2 import EncodedNet
 from clipq.layers import CompressibleLayer
-from clipq.quantized_net import LayerSetting, QuantizedNet
+from clipq.quantized_net import LayerSetting, QuantizedLayer, QuantizedNet
 from clipq.ws_learn_one_layer import ws_learn_one_layer
 from clipq.ws_train import WsTrainResult
 
@@ -52,12 +52,17 @@ def histograms(
     settings: Mapping[str, LayerSetting],
     conventions: Conventions,
 ) -> list[dict[str, Any]]:
-    """Of each layer's full-precision weights before and after fine-tuning, with clips and levels."""
+    """Of each layer's full-precision weights before and after fine-tuning, with clips and levels.
+
+    Afterwards the levels are those of ``trained.net``, and counted are the weights that have them there.
+    """
+    stored = {layer.name: layer for layer in trained.net.layers}
     return [
         {
             "layer": layer.name,
             "before": _histogram(layer.weight.detach(), settings[layer.name], conventions),
-            "after": _histogram(trained.full_precision[layer.name], settings[layer.name], conventions),
+            "after": _histogram(trained.full_precision[layer.name], settings[layer.name], conventions)
+            | _levels(stored[layer.name]),
         }
         for layer in layers
     ]
@@ -71,3 +76,8 @@ def _histogram(weights: torch.Tensor, setting: LayerSetting, conventions: Conven
         "c_neg": learned.c_neg, "c_pos": learned.c_pos,
         "levels": learned.levels.tolist(), "level_counts": learned.counts.tolist(),
     }  # fmt: skip
+
+
+def _levels(layer: QuantizedLayer) -> dict[str, Any]:
+    counts = np.bincount(layer.codes.reshape(-1), minlength=2**layer.b)
+    return {"levels": layer.levels.tolist(), "level_counts": counts[1:].tolist()}

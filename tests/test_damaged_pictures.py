@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from clipq import cli
+from clipq.commands.train import _plan
 from clipq.data.image_dataset import ImageDataset
 from clipq.experiment import Experiment, load_experiment
 from clipq.run import Run
@@ -107,6 +108,42 @@ def test_a_run_goes_on_without_a_picture_that_was_damaged_meanwhile(
     ours, theirs = (json.loads((folder / "report.json").read_text()) for folder in (stopped, whole))
     assert ours["error"] == theirs["error"] and ours["config"] == theirs["config"]
     assert ours["config"]["data"]["images"]["skip_corrupt"]
+
+
+@pytest.mark.filterwarnings("ignore:left out")
+@pytest.mark.parametrize("workers", [0, 1])
+def test_images_are_counted_that_were_measured(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], workers: int
+) -> None:
+    """Of four test pictures three; of two that are held out one."""
+    for place in (TEST_PICTURE, "train/a/3.png", "train/b/0.png"):
+        damage(pictures / place)
+    assert train(pictures, tmp_path, "mine", SKIP, f"run.workers={workers}") == 0
+    said = capsys.readouterr().out
+    for words in ("validation (1 images, left out as unreadable: 1)", "test (3 images, left out as unreadable: 1)"):
+        assert words in said
+    folder = tmp_path / "digits" / "mine"
+    report = json.loads((folder / "report.json").read_text())
+    assert [report["data"][split] for split in ("train", "val", "test")] == [6, 1, 3]
+    assert report["data"]["left_out"] == {"val": 1, "test": 1}
+    assert 3 * report["error"]["decoded_test"] == pytest.approx(round(3 * report["error"]["decoded_test"]))
+    assert "of 3 images, left out as unreadable: 1." in (folder / "report.md").read_text()
+
+
+@pytest.mark.filterwarnings("ignore:left out")
+def test_a_lambda_is_accepted_by_the_images_that_were_measured(pictures: Path, tmp_path: Path) -> None:
+    """One of two that are held out: the standard error of 1/2 is the root of 1/4."""
+    damage(pictures / "train/a/3.png")
+    options = ["search.mode=random", "search.evaluations=2", "selection.error=0.5", "selection.tolerance=0.5"]
+    given = dict(option.split("=") for option in [*TINY, SKIP, f"data.data_dir={pictures}", *options])
+    report = Run(load_experiment("digits", given), tmp_path / "run", show=False)()
+    assert report["selection"]["accepted"] == 0.75
+
+
+def test_the_plan_says_that_pictures_may_be_left_out(pictures: Path, tmp_path: Path) -> None:
+    given = dict(option.split("=") for option in [*TINY, SKIP, f"data.data_dir={pictures}"])
+    plan = dict(_plan(Run(load_experiment("digits", given), tmp_path, show=False)))
+    assert "6 training, 2 validation and 4 test images (less unreadable ones) of 3x8x8" in plan["data"]
 
 
 def test_only_leaving_out_may_be_begun_on_the_way() -> None:

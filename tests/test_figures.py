@@ -100,6 +100,16 @@ def test_levels_that_a_weight_takes_are_stems_of_their_count():
     assert stems.get_xydata().tolist() == [[-0.9, 10], [-0.5, 50], [-0.4, 40], [-0.35, 25], [0.4, 60], [0.5, 65]]
 
 
+def test_the_legend_has_what_any_layer_shows():
+    """The first one has no stems, as nothing of it is kept."""
+    report = example_report(2)
+    for when in ("before", "after"):
+        report["histograms"][0][when]["level_counts"] = [0] * 7
+    figure, _ = weights(report, figure_class())
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels == ["weights in a bin", "pruned, between the clips", "level, weights that take it"]
+
+
 def test_a_layer_of_equal_weights_and_one_all_pruned():
     report = example_report(1)
     for h in report["histograms"][0].values():

@@ -103,6 +103,37 @@ def test_the_search_is_counted(report):
     assert "12 evaluations for 3 layers" in markdown_page(report)
 
 
+def test_times_are_those_that_are_known(report):
+    """The evaluations' are in the log; what a resumed process trained before it was killed is not known."""
+    report["seconds"]["train"] = 0.0
+    page = markdown_page(report)
+    assert "12 evaluations for 3 layers took 0.1 s with this lambda." in page and "fine-tuning took" not in page
+
+
+def test_a_lambda_that_is_accepted_is_told_from_the_best_of_none(report):
+    tried = [{"lambda": 2.0, "val_error": 0.03}, {"lambda": 1.0, "val_error": 0.02}]
+    report["selection"] = {"lambda": 1.0, "accepted": 0.02, "tried": tried}
+    page = markdown_page(report)
+    assert "until the network's error on the validation images was no more than 2.00 %, and the last one was" in page
+    report["selection"]["accepted"] = 0.0112
+    page = markdown_page(report)
+    assert "None of the 2 lambdas brought the network's error on the validation images down to 1.12 %" in page
+    assert "the one with the lowest error was taken: 3.00 % with 2, 2.00 % with 1." in page and "until" not in page
+
+
+def test_images_that_were_left_out_are_told(report):
+    report["config"]["data"]["images"] = {"skip_corrupt": True}
+    report["data"]["left_out"] = {"val": 0, "test": 7}
+    assert errors_table(report).header[1:] == (
+        "validation (100 images)",
+        "test (200 images, left out as unreadable: 7)",
+    )
+    page = markdown_page(report)
+    assert "+1 of 200 images, left out as unreadable: 7." in page
+    assert "640 training (less unreadable ones), 100 validation, 200 test images" in page
+    assert "the error on 640 training images (less unreadable ones)" in page
+
+
 def test_every_search_of_the_run_is_listed(report):
     assert "search.jsonl" in markdown_page(report) and "search-1.jsonl" not in markdown_page(report)
     report["selection"]["tried"] = [{"lambda": 2.0, "val_error": 0.03}, {"lambda": 1.0, "val_error": 0.02}]

@@ -338,6 +338,9 @@ def test_units_that_do_nothing_leave_the_file_and_the_model(tmp_path: Path) -> N
     assert sum(layer.n_kept for layer in folded.layers) < sum(layer.n_kept for layer in kept.layers)
     assert report["size"]["file"] < whole["size"]["file"]
     assert report["error"]["decoded_test"] == report["error"]["compressed_test"]
+    for table, layer in zip(report["histograms"], folded.layers, strict=True):
+        assert table["after"]["levels"] == layer.levels.tolist()
+        assert table["after"]["level_counts"] == np.bincount(layer.codes.reshape(-1), minlength=4)[1:].tolist()
     x = digits().test.x
     outputs = []
     for net in (kept, folded):

@@ -190,7 +190,11 @@ def _plan(job: Run) -> Iterator[tuple[str, str]]:
     experiment, data, search = job.experiment, job.data, job.experiment.search
     train, val, test = (f"{data.size(split):,}" for split in ("train", "val", "test"))
     shape = "x".join(map(str, data.input_shape))
-    images = f"{train} training, {val} validation and {test} test images of {shape}, {data.n_classes} classes"
+    skips = experiment.data.images and experiment.data.images.skip_corrupt
+    images = (
+        f"{train} training, {val} validation and {test} test images{' (less unreadable ones)' if skips else ''} of "
+        f"{shape}, {data.n_classes} classes"
+    )
     start = experiment.network.weights
     origin = f"weights from {start}" if start else f"trained here: {_epochs(experiment.dense)}"
     how = {"uniform": f"none: p = {search.p:g}, b = {search.b} for every layer", "given": "none: p and b as given"}

@@ -69,6 +69,14 @@ class Dataset(ABC):
     def size(self, split: Split) -> int:
         """The number of images of a split."""
 
+    def left_out(self, split: Split) -> int:
+        """How many of a split's images could not be read so far, and were left out."""
+        return 0
+
+    def measured(self, split: Split) -> int:
+        """How many images of a split an error is that of, which has been measured on all of it."""
+        return self.size(split) - self.left_out(split)
+
     @abstractmethod
     def check(self, workers: int = 0) -> None:
         """Reads all images of ``val`` and ``test`` once: a run meets a damaged one of them late, or at its very end.

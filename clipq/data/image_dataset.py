@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -52,6 +52,13 @@ class Subset:
         return self.pictures.where(int(self.indices[index]))
 
 
+class _Unreadable(NamedTuple):
+    """A picture's number, and the reason why it cannot be read."""
+
+    number: int
+    reason: str
+
+
 @dataclass(frozen=True)
 class _Prepared:
     """What the workers hold: picture number -> (input, label), or the reason why there is none.
@@ -64,30 +71,34 @@ class _Prepared:
     mean: np.ndarray
     augmentation: tuple[int, int] | None
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, int] | str:
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int] | _Unreadable:
         rng = None if self.augmentation is None else np.random.default_rng([*self.augmentation, index])
         try:
             image = self.pictures.image(index)
             return prepare(image, self.options, self.mean, rng), int(self.pictures.labels[index])
         except Exception as error:  # a decoder may raise anything on a damaged file
-            return f"{self.pictures.where(index)}: {type(error).__name__}: {error}"
+            return _Unreadable(index, f"{self.pictures.where(index)}: {type(error).__name__}: {error}")
 
 
-def _collate(items: Sequence[tuple[torch.Tensor, int] | str]) -> tuple[TensorPair | None, list[str]]:
-    good = [item for item in items if not isinstance(item, str)]
+def _collate(items: Sequence[tuple[torch.Tensor, int] | _Unreadable]) -> tuple[TensorPair | None, list[_Unreadable]]:
+    good = [item for item in items if not isinstance(item, _Unreadable)]
     pair = TensorPair(torch.stack([x for x, _ in good]), torch.tensor([y for _, y in good])) if good else None
-    return pair, [item for item in items if isinstance(item, str)]
+    return pair, [item for item in items if isinstance(item, _Unreadable)]
 
 
 class ImageBatches:
     """Batches of prepared pictures.
 
+    left_out: the numbers of those that could not be read are added to it.
+
     Raises:
         PictureError: while iterating, a picture that cannot be read, unless ``Preprocessing.skip_corrupt``.
     """
 
-    def __init__(self, prepared: _Prepared, order: np.ndarray, batch_size: int, workers: int) -> None:
-        self._skip = prepared.options.skip_corrupt
+    def __init__(
+        self, prepared: _Prepared, order: np.ndarray, batch_size: int, workers: int, left_out: set[int]
+    ) -> None:
+        self._skip, self._left_out = prepared.options.skip_corrupt, left_out
         self._prepared, self._workers = prepared, workers
         self._batches = [order[start : start + batch_size].tolist() for start in range(0, len(order), batch_size)]
 
@@ -119,9 +130,10 @@ class ImageBatches:
         )
         for pair, failures in loader:
             if failures and not self._skip:
-                raise PictureError(f"{failures[0]} (data.images.skip_corrupt=true leaves such images out)")
+                raise PictureError(f"{failures[0].reason} (data.images.skip_corrupt=true leaves such images out)")
             for failure in failures:
-                warnings.warn(f"left out: {failure}", stacklevel=2)
+                warnings.warn(f"left out: {failure.reason}", stacklevel=2)
+                self._left_out.add(failure.number)
             if pair is not None:
                 yield TensorPair(*pair)
 
@@ -143,6 +155,7 @@ class ImageDataset(Dataset):
     ) -> None:
         self.name, self.n_classes, self.sha256 = name, n_classes, sha256
         self.splits, self.options = splits, options
+        self._left_out: dict[Split, set[int]] = {split: set() for split in splits}
         self.mean = np.asarray(options.mean, np.float32)
         if options.mean_file:
             self.mean = np.ascontiguousarray(read_mean(options.mean_file).transpose(1, 2, 0), dtype=np.float32)
@@ -157,6 +170,9 @@ class ImageDataset(Dataset):
     def size(self, split: Split) -> int:
         return len(self.splits[split].labels)
 
+    def left_out(self, split: Split) -> int:
+        return len(self._left_out[split])
+
     def check(self, workers: int = 0) -> None:
         if self.options.skip_corrupt:
             return
@@ -169,12 +185,13 @@ class ImageDataset(Dataset):
     ) -> ImageBatches:
         prepared = _Prepared(self.splits[split], self.options, self.mean, (seed, epoch) if train else None)
         n = self.size(split)
-        return ImageBatches(prepared, shuffled(n, seed, epoch).numpy() if train else np.arange(n), batch_size, workers)
+        order = shuffled(n, seed, epoch).numpy() if train else np.arange(n)
+        return ImageBatches(prepared, order, batch_size, workers, self._left_out[split])
 
     def subset(self, n: int, seed: int = 0, workers: int = 0) -> TensorPair:
         indices = subset_indices(self.size("train"), n, seed).numpy()
         prepared = _Prepared(self.splits["train"], self.options, self.mean, None)
-        batches = list(ImageBatches(prepared, indices, 256, workers))
+        batches = list(ImageBatches(prepared, indices, 256, workers, self._left_out["train"]))
         if not batches:
             raise DataError(f"{self.name}: none of {len(indices)} images could be read")
         return TensorPair(torch.cat([pair.x for pair in batches]), torch.cat([pair.y for pair in batches]))
