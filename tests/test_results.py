@@ -171,6 +171,17 @@ def test_what_was_changed_by_hand_is_found(results: Path):
     assert [complaint.split(":")[0] for complaint in outdated(results, PAGES)] == [str(page), str(figure)]
 
 
+def test_a_figure_that_was_damaged_is_found(results: Path):
+    """Cut short behind the name of what it was drawn from, or with a byte changed in its pixels."""
+    write_site(results, PAGES)
+    figure = results / "speed" / "operation.png"
+    png = figure.read_bytes()
+    cut = [png[:size] for size in (len(png) // 2, len(png) - 20, len(png) - 8)]
+    for damaged in [*cut, png[: len(png) // 2] + bytes([png[len(png) // 2] ^ 1]) + png[len(png) // 2 + 1 :]]:
+        figure.write_bytes(damaged)
+        assert outdated(results, PAGES) == [f"{figure}: damaged, or not drawn from the JSON that is there"]
+
+
 def test_a_file_that_is_not_json_is_named(results: Path):
     (results / "assumptions" / "mnist_lenet5.json").write_text("{")
     with pytest.raises(DataError, match=r"mnist_lenet5\.json: not JSON"):

@@ -82,7 +82,7 @@ def outdated(results: Path, pages: Sequence[Page]) -> list[str]:
         if not path.is_file():
             complaints.append(f"{path}: missing")
         elif source_digest(path) != source.digest:
-            complaints.append(f"{path}: not drawn from the JSON that is there")
+            complaints.append(f"{path}: damaged, or not drawn from the JSON that is there")
     return complaints
 
 
@@ -101,13 +101,16 @@ def draw_png(figure: PageFigure, source: MeasuredPage) -> bytes:
 
 
 def source_digest(path: Path) -> str | None:
-    """The digest that a figure holds; None where there is none."""
+    """The digest that a figure holds; None where there is none, or the picture is damaged."""
     from PIL import Image
 
     try:
         with Image.open(path) as image:
+            image.verify()  # the checksums of all chunks
+        with Image.open(path) as image:
+            image.load()
             return image.info.get(_DIGEST)
-    except OSError:
+    except (OSError, SyntaxError, ValueError):  # Pillow's of broken chunks, and of pixels
         return None
 
 
