@@ -33,6 +33,7 @@ from clipq.atomic_file import write_bytes
 from clipq.bits import choose_index_bits
 from clipq.conventions import Conventions
 from clipq.errors import ClipqError, ClipqFormatError, SettingError
+from clipq.mat_elements import read_variables
 from clipq.mat_format import MAT5, other_format
 from clipq.quantized_net import LayerSetting, QuantizedLayer, QuantizedNet
 from clipq.relative_index import MAX_INDEX_BITS, RelativeIndex, expand, relative_index
@@ -87,7 +88,7 @@ def read_mat(data: bytes) -> QuantizedNet:
         got = other_format(data) or f"one that starts with {data[:19]!r}"
         raise MatlabStructError(f"expected a file of MATLAB's save -v7, got {got}")
     try:
-        variables = scipy.io.loadmat(io.BytesIO(data), variable_names=["net"], chars_as_strings=True)
+        variables = read_variables(io.BytesIO(data), variable_names=["net"], chars_as_strings=True)
     except Exception as fault:  # scipy raises what its parser happens to hit
         raise MatlabStructError(f"the .mat file is damaged: {fault}") from fault
     if "net" not in variables:

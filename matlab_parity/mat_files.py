@@ -8,6 +8,7 @@ of length 1 do not survive in MATLAB, therefore a case that holds blobs also hol
 from __future__ import annotations
 
 import io
+import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from scipy.io.matlab import MatReadError, mat_struct
 
 from clipq.atomic_file import write_bytes
 from clipq.errors import ClipqError
+from clipq.mat_elements import read_variables
 from clipq.mat_format import other_format_of
 
 #: A case: variable name -> NumPy array, str, or (for a struct) a nested case.
@@ -47,6 +49,8 @@ NUMBER = Var(NUMERIC, (1, 1))
 TEXT = Var(("char",))
 STRUCT = Var(("struct",), (1, 1))
 ROW = Var(("double",), (1, -1))
+#: A sparse array's full one has at most this many elements for each of its bytes.
+MAX_FULL_PER_BYTE = 1 << 16
 _CLASS_OF = {"float64": "double", "float32": "single", "bool": "logical"}
 
 
@@ -60,12 +64,12 @@ def load_mat(path: Path) -> Case:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", ComplexWarning)
-            raw = scipy.io.loadmat(path, struct_as_record=False, squeeze_me=False, mat_dtype=True)
+            raw = _read(path, mat_dtype=True)
         variables = {name: _plain(value) for name, value in raw.items() if not name.startswith("__")}
     except ComplexWarning as error:
-        uncast = scipy.io.loadmat(path, struct_as_record=False)
+        uncast = _read(path)
         found = [_complex_in(_plain(value), name) for name, value in uncast.items() if not name.startswith("__")]
-        where = next(filter(None, found))
+        where = next(filter(None, found), "of a class that is not looked into")
         raise FixtureError(f"{path}: variable {where}: expected real numbers, got complex ones") from error
     except (ValueError, TypeError, OSError, MatReadError, EOFError, KeyError, IndexError, MemoryError) as error:
         raise FixtureError(f"{path}: expected a .mat file, it cannot be read: {error}") from error
@@ -193,6 +197,11 @@ def _check_format(path: Path) -> None:
         raise FixtureError(f"{path}: expected a .mat file in the format of save -v7, got {other}; save it with -v7")
 
 
+def _read(path: Path, **options: bool) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return read_variables(file, struct_as_record=False, squeeze_me=False, **options)
+
+
 def _fits(size: tuple[int, ...], expected: tuple[int, ...]) -> bool:
     return len(size) == len(expected) and all(e in (-1, n) for n, e in zip(size, expected, strict=True))
 
@@ -206,7 +215,14 @@ def _plain(value: Any) -> Any:
         return items[0] if one_struct else items
     if isinstance(value, np.ndarray) and value.dtype.kind in "US":
         return "".join(value.ravel().tolist())
-    return value.toarray() if scipy.sparse.issparse(value) else value
+    return _full(value) if scipy.sparse.issparse(value) else value
+
+
+def _full(sparse: scipy.sparse.csc_matrix) -> np.ndarray:
+    n_bytes = sparse.data.nbytes + sparse.indices.nbytes + sparse.indptr.nbytes
+    if math.prod(sparse.shape) > MAX_FULL_PER_BYTE * n_bytes:
+        raise ValueError(f"expected a sparse array that can be made full, got {sparse.shape} with {sparse.nnz} values")
+    return sparse.toarray()
 
 
 def _complex_in(value: Any, name: str) -> str | None:

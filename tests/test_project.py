@@ -72,6 +72,12 @@ def test_the_decoder_never_imports_the_encoder():
     assert "clipq.encode_sparse_quantized_net_v2" not in seen
 
 
+def test_only_files_that_were_walked_come_to_scipys_reader():
+    found = {path.name for top in ("clipq", "matlab_parity") for path in (ROOT / top).rglob("*.py")
+             if "scipy.io.loadmat(" in path.read_text(encoding="utf-8")}  # fmt: skip
+    assert found == {"mat_elements.py"}
+
+
 def test_readme_and_ci_run_the_same_line():
     assert TEST_LINE in (ROOT / "README.md").read_text(encoding="utf-8")
     assert TEST_LINE in (ROOT / ".ci" / "run").read_text(encoding="utf-8")

@@ -14,6 +14,7 @@ import scipy.io
 
 from clipq.atomic_file import atomic_write
 from clipq.errors import CheckpointError
+from clipq.mat_elements import read_variables
 from clipq.mat_format import other_format_of
 
 Array = npt.NDArray[np.float64]
@@ -49,8 +50,9 @@ def load_trace(path: str | Path, dims: int, constraints: int = 0) -> Trace:
         CheckpointError: the file cannot be read, or is no trace over ``dims`` parameters and ``constraints``.
     """
     try:
-        other = other_format_of(path)
-        content = {} if other else scipy.io.loadmat(path, struct_as_record=False, squeeze_me=False)
+        if not (other := other_format_of(path)):
+            with open(path, "rb") as file:
+                content = read_variables(file, struct_as_record=False, squeeze_me=False)
     except Exception as error:  # scipy raises nearly anything on damaged bytes: ValueError, zlib.error, IndexError ..
         raise CheckpointError(f"{path}: expected a trace in a .mat file, it cannot be read: {error}") from error
     if other:
