@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import struct
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +84,27 @@ def test_npz_of_another_byte_order_and_of_other_things(tmp_path: Path):
     for name in ("text", "object", "one"):
         with pytest.raises(DataError, match=f"{name}.npz"):
             read_state(tmp_path / f"{name}.npz")
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_a_damaged_npz_is_a_named_error_or_tensors(save: Callable[..., None], tmp_path: Path):
+    path = tmp_path / "w.npz"
+    save(path, a=np.arange(20.0))
+    whole = path.read_bytes()
+    for at in range(len(whole)):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 255]) + whole[at + 1 :])
+        try:
+            read_state(path)
+        except DataError as error:
+            assert str(path) in str(error)
+
+
+def test_an_npz_whose_header_promises_more_than_it_has_takes_no_memory(tmp_path: Path):
+    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000,), }".ljust(117) + b"\n"
+    with zipfile.ZipFile(tmp_path / "w.npz", "w") as archive:
+        archive.writestr("a.npy", b"\x93NUMPY\x01\0" + struct.pack("<H", len(header)) + header)
+    with pytest.raises(DataError, match=r"w\.npz.*a\.npy: expected 4000000000000 bytes for shape .*, got 0"):
+        read_state(tmp_path / "w.npz")
 
 
 def test_the_same_state_gives_the_same_npz(tmp_path: Path):
