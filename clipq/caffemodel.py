@@ -25,6 +25,7 @@ HDF5, TEXT, TEXT_BYTES = b"\x89HDF\r\n\x1a\n", re.compile(rb"[\t\n\r -~]+"), 100
 UNPACKED_DATA = 5 << 3 | FIXED32  # the one-byte key of BlobProto's data, not packed
 MAX_VARINT_BYTES = 10
 MAX_DIMENSIONS = 32  # Caffe's kMaxBlobAxes
+MAX_ELEMENTS = 2**31 - 1  # Caffe counts in int
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,6 +139,12 @@ class _Wire:
                 values.append(value)
         return [value - (1 << 64) if value >> 63 else value for value in values]
 
+    def integer(self, field: _Field, name: str) -> int:
+        """A signed integer; the last of several."""
+        if not (values := self.integers(field, name)):
+            raise self.error(field.start, f"{name}: expected an integer, got none")
+        return values[-1]
+
 
 def read_caffemodel(path: str | Path) -> list[CaffeLayer]:
     """The layers of a ``.caffemodel`` that have blobs, in the file's order.
@@ -195,7 +202,8 @@ def _layer(wire: _Wire, message: _Field, v1: bool) -> CaffeLayer:
 
 
 def _blob(wire: _Wire, message: _Field, name: str) -> np.ndarray:
-    """BlobProto: shape = 7, else num, channels, height, width = 1 .. 4; data = 5, else double_data = 8.
+    """BlobProto: num, channels, height, width = 1 .. 4 where there are any, else shape = 7; double_data = 8 where there
+    is any, else data = 5; as Caffe's Blob::FromProto has it.
 
     NVIDIA's Caffe has raw_data = 12 in their place, which is refused.
     """
@@ -211,7 +219,7 @@ def _blob(wire: _Wire, message: _Field, name: str) -> np.ndarray:
             if field.number == 7:
                 shape = _shape(wire, wire.expect(field, BYTES, f"{name}: shape"), name)
             elif field.number in (1, 2, 3, 4):
-                legacy[field.number] = wire.integers(field, f"{name}: size")[-1]
+                legacy[field.number] = wire.integer(field, f"{name}: size")
             elif field.number == 8:
                 doubles.append(wire.numbers(field, np.dtype("<f8"), f"{name}: double_data"))
             elif field.number == 5 and field.wire == FIXED32 and wire.data[field.start - 1] == UNPACKED_DATA:
@@ -223,9 +231,9 @@ def _blob(wire: _Wire, message: _Field, name: str) -> np.ndarray:
                 singles.append(wire.numbers(field, np.dtype("<f4"), f"{name}: data"))
             elif field.number == 12:
                 raw = True
-    if shape is None and legacy:
+    if legacy:
         shape = [legacy.get(number, 0) for number in (1, 2, 3, 4)]
-    parts = singles or doubles
+    parts = doubles if any(map(len, doubles)) else singles
     if raw and not parts:
         raise DataError(
             f"{wire.path}: {name}: expected data or double_data, got raw_data of NVIDIA's Caffe, such as halves"
@@ -235,6 +243,8 @@ def _blob(wire: _Wire, message: _Field, name: str) -> np.ndarray:
         shape = [len(values)]
     if min(shape, default=1) < 0 or math.prod(shape) != len(values):
         raise wire.error(message.start, f"{name}: expected {shape} values, got {len(values)}")
+    if math.prod(max(size, 1) for size in shape) > MAX_ELEMENTS:
+        raise wire.error(message.start, f"{name}: expected a blob of at most 2^31 - 1 values, got shape {shape}")
     return values.astype(values.dtype.newbyteorder("=")).reshape(shape)
 
 

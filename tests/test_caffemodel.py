@@ -73,6 +73,14 @@ def test_doubles_keep_their_precision(tmp_path: Path, packed: bool):
     assert blob.dtype == np.float64 and blob.tolist() == values
 
 
+def test_of_two_forms_of_values_and_of_shapes_caffes_is_taken(tmp_path: Path):
+    """Doubles where there are any; num, channels, height and width where one is set."""
+    blob = pb.shape([2]) + pb.floats([1, 2]) + pb.doubles([7, 8]) + pb.legacy_shape(1, 1, 2, 1)
+    assert only_blob(written(tmp_path, pb.layer("a", "A", blob))).tolist() == [[[[7], [8]]]]
+    blob = pb.shape([2]) + pb.floats([1, 2]) + pb.doubles([])
+    assert only_blob(written(tmp_path, pb.layer("a", "A", blob))).tolist() == [1, 2]
+
+
 def test_unknown_fields_of_every_wire_type_are_skipped(tmp_path: Path):
     noise = pb.integer(900, 2**63) + pb.varint(901 * 8 + 1) + bytes(8) + pb.message(902, b"xyz") + pb.varint(903 * 8 + 5) + bytes(4)  # fmt: skip  # noqa: E501
     blob = noise + pb.shape([6]) + noise + pb.floats([9] * 6, field=6) + pb.floats(WEIGHT) + noise
@@ -106,6 +114,9 @@ def test_scalar_and_empty_blobs(tmp_path: Path):
         (pb.layer("a", "A", pb.shape([-6]) + pb.floats(WEIGHT)), r"\[-6\] values"),
         (pb.layer("a", "A", pb.shape([-2, -3]) + pb.floats(WEIGHT)), r"\[-2, -3\] values"),
         (pb.layer("a", "A", pb.shape([2**40, 2**40])), "values, got 0"),
+        (pb.layer("a", "A", pb.shape([2**62, 0])), r"byte \d+: layer a: blob 0: expected a blob of at most 2\^31 - 1"),
+        (pb.layer("a", "A", pb.shape([2**40, 2**40, 0])), "expected a blob of at most"),
+        (pb.layer("a", "A", pb.message(1, b"") + pb.floats([1])), "layer a: blob 0: size: expected an integer"),
         (pb.layer("a", "A", pb.shape([1] * 33) + pb.floats([1])), "at most 32 dimensions, got 33"),
         (pb.layer("a", "A", pb.message(5, b"abc")), "whole float32s, got 3 bytes"),
         (pb.layer("a", "A", pb.integer(5, 1)), "data: expected wire type 2 or 5, got 0"),
