@@ -190,7 +190,7 @@ class _Fields:
         else:
             with np.errstate(invalid="ignore", over="ignore"):
                 converted = value.astype(kind)
-            if not np.array_equal(converted, value, equal_nan=value.dtype.kind in "fc"):
+            if not _same(converted, value):
                 raise MatlabStructError(f"{self._where}.{name}: expected values of {dtype}, got others ({value.dtype})")
         if limit < math.inf and converted.size and not 0 <= int(converted.min()) <= int(converted.max()) < limit:
             raise MatlabStructError(f"{self._where}.{name}: expected values from 0 to below {limit}")
@@ -205,11 +205,23 @@ class _Fields:
     def shape(self, n: int | None = None) -> tuple[int, ...]:
         shape = tuple(int(size) for size in self.vector("shape", "int64", MAX_WEIGHTS))
         count = math.prod(shape)
-        if len(shape) > 32 or count > MAX_WEIGHTS or (n is not None and count != n):
+        too_large = math.prod(max(size, 1) for size in shape) > MAX_WEIGHTS
+        if len(shape) > 32 or too_large or (n is not None and count != n):
             raise MatlabStructError(
                 f"{self._where}.shape: expected {n or f'at most {MAX_WEIGHTS}'} elements, got {shape}"
             )
         return shape
+
+
+def _same(converted: np.ndarray, value: np.ndarray) -> bool:
+    """Whether a conversion lost nothing.  NumPy compares integers with floats as floats, which are exact below 2^53."""
+    if not np.array_equal(converted, value, equal_nan=value.dtype.kind in "fc"):
+        return False
+    if converted.dtype.kind not in "iu" and value.dtype.kind not in "iu":
+        return True
+    large = np.abs(value.real) >= 2.0**53
+    pairs = zip(converted.real[large].tolist(), value.real[large].tolist(), strict=True)
+    return all(int(new) == int(old) for new, old in pairs)
 
 
 def _read_layer(fields: _Fields, n_bytes: int) -> QuantizedLayer:

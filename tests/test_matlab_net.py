@@ -118,6 +118,38 @@ def test_structs_that_contradict_themselves(changes: dict[str, object], message:
         read_mat(_saved(_fields(**changes)))
 
 
+def _with_tensor(value: np.ndarray, dtype: str, shape: list[float]) -> bytes:
+    row = np.empty((1, 1), [(name, object) for name in ("name", "shape", "dtype", "value")])
+    row[0, 0] = ("t", np.array([shape]), dtype, value[:, None])
+    return _saved(_fields() | {"tensors": row})
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("value", [2**53 + 1, 2**62 + 1, 2**63 - 1, -(2**62) - 1])
+def test_integers_that_a_float_would_round_are_refused(value: int, dtype: str) -> None:
+    with pytest.raises(MatlabStructError, match=rf"value: expected values of {dtype}, got others \(int64\)"):
+        read_mat(_with_tensor(np.array([value]), dtype, [1.0]))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "complex64", "int64"])
+@pytest.mark.parametrize("value", [2**24, 2**62, -(2**62), -(2**63)])
+def test_integers_that_the_type_holds_are_kept(value: int, dtype: str) -> None:
+    tensor = read_mat(_with_tensor(np.array([value]), dtype, [1.0])).tensors["t"]
+    assert int(tensor.real if tensor.is_complex() else tensor) == value
+
+
+@pytest.mark.parametrize("value", [2.0**63, 2.0**64, np.inf, np.nan, 0.5])
+def test_floats_that_no_integer_holds_are_refused(value: float) -> None:
+    with pytest.raises(MatlabStructError, match="value: expected values of int64"):
+        read_mat(_with_tensor(np.array([value]), "int64", [1.0]))
+
+
+def test_a_shape_of_no_elements_is_bounded_as_well() -> None:
+    assert read_mat(_with_tensor(np.zeros(0, np.float32), "float32", [0.0, 4e3])).tensors["t"].shape == (0, 4000)
+    with pytest.raises(MatlabStructError, match=r"shape: expected at most 4294967296 elements, got \(0, 4000000000"):
+        read_mat(_with_tensor(np.zeros(0, np.float32), "float32", [0.0, 4e9, 4e9]))
+
+
 @pytest.mark.parametrize(
     ("field", "row"),
     [
