@@ -162,6 +162,8 @@ def _kind(value: object) -> str:
         return type(value).__name__
     if value.is_meta:
         return "a meta tensor without values"
+    if value.is_nested:
+        return "a nested tensor"
     return "dense" if value.layout == torch.strided else _name(value.layout)
 
 

@@ -137,6 +137,25 @@ def test_damaged_idx_files_are_named(tmp_path: Path, data: bytes, expected: str)
     assert str(path) in str(caught.value)
 
 
+def test_of_a_long_gzip_file_no_more_is_inflated_than_its_header_announces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    path = tmp_path / "images.gz"
+    path.write_bytes(gzip.compress(GOOD + bytes(10_000_000)))
+    read, inflated = gzip.GzipFile.read, []
+    monkeypatch.setattr(gzip, "decompress", lambda data: pytest.fail("inflated whole"))
+    monkeypatch.setattr(gzip.GzipFile, "read", lambda file, n: inflated.append(n) or read(file, n))
+    with pytest.raises(DataError, match="too long: expected 24 bytes"):
+        read_idx(path)
+    assert sum(inflated) == 25
+
+
+def test_a_header_that_announces_more_than_there_is_takes_no_memory(tmp_path: Path):
+    (tmp_path / "a").write_bytes(GOOD[:4] + b"\xff" * 8 + bytes(100))
+    with pytest.raises(DataError, match=f"truncated: expected {12 + (2**32 - 1) ** 2} bytes .*, got 112"):
+        read_idx(tmp_path / "a")
+
+
 @given(st.binary(max_size=40))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_bytes_are_an_array_or_a_named_error(tmp_path: Path, data: bytes):

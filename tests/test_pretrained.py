@@ -159,6 +159,13 @@ def test_files_of_pytorch_that_are_not_state_dicts(
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_nested_tensors_are_not_weights(tmp_path: Path):
+    torch.save({"n": torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])}, tmp_path / "net.pt")
+    with pytest.raises(DataError, match=r"dense tensors, got other values under: n \(a nested tensor\)"):
+        load_weights(Net(), tmp_path / "net.pt")
+
+
 def test_complex_weights_do_not_lose_their_imaginary_part(tmp_path: Path):
     torch.save(state() | {"ip.bias": torch.tensor([1 + 1j])}, tmp_path / "net.pt")
     with pytest.raises(DataError, match=r"of another type: ip.bias \(expected float32, got complex64\)"):
