@@ -22,7 +22,6 @@ from __future__ import annotations
 import atexit
 import gc
 import os
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -86,11 +85,10 @@ def replicated(module: nn.Module) -> nn.Module:
     """``module`` such that its backward pass averages the gradients over the processes.
 
     All of them start from the writer's parameters and buffers.  A parameter that a step does not use anywhere gets no
-    gradient, as with one process.
+    gradient, as with one process; where there is none, PyTorch says so once on stderr, which is no fault.
     """
     if world_size() == 1:
         return module
-    warnings.filterwarnings("ignore", "find_unused_parameters=True was specified")  # and found none: no fault
     return nn.parallel.DistributedDataParallel(module, gradient_as_bucket_view=True, find_unused_parameters=True)
 
 

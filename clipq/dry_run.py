@@ -2,7 +2,7 @@
 
 It shows that network, starting weights, settings and memory are what they should be before a long run starts, and how
 long that would take: training steps, evaluations of the search, the file, and the file decoded and compared bit for
-bit.  Nothing is kept but the file.
+bit.  Nothing is kept but the file, which has all units and tensors as they were trained (``[encode]``).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from clipq.layers import CompressibleLayer, compressible_layers
 from clipq.networks import build_network, deployed
 from clipq.pretrained import load_weights
 from clipq.quantized_net import LayerSetting, QuantizedNet
-from clipq.search import search
+from clipq.search import n_evaluations, search
 from clipq.subset_error import SubsetError
 from clipq.tensor_bytes import tensor_to_bytes
 from clipq.train_config import TrainConfig
@@ -164,7 +164,7 @@ class _Rehearsal:
         short = replace(config, mode=mode, evaluations=2)
         _, evaluations = search(model, layers[:1], error, short, conventions=self.experiment.conventions)
         seconds, forward = min(e.seconds for e in evaluations), self._seconds_of(error.from_layer(model, layers[0]))
-        total = config.evaluations * len(layers) if config.searches else 0
+        total = n_evaluations(config) * len(layers) if config.searches else 0
         more_batches = min(config.subset, self.shape.n_train) / n - 1  # quantizing and counting are done once for all
         return Stage(name, n, seconds, total, 1, total * (seconds + more_batches * forward))
 
@@ -193,7 +193,8 @@ class _Rehearsal:
             layers = compressible_layers(model, self.experiment.layers.include, self.experiment.layers.exclude)
             ws_train(
                 model, layers, settings, lambda epoch: batches, short,
-                conventions=self.experiment.conventions, amp=self.experiment.run.amp,
+                conventions=self.experiment.conventions, schedule=self.experiment.schedule,
+                objective=self.experiment.objective(copy.deepcopy(model)), amp=self.experiment.run.amp,
             )  # fmt: skip
         steps, seconds = math.ceil(self.shape.n_train / size), statistics.median(batches.seconds[1:])
         return Stage(name, size, seconds, steps, config.epochs, seconds * steps * config.epochs)

@@ -13,15 +13,19 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
+from torch import nn
+
 from clipq import toml_config
 from clipq.conventions import Conventions
+from clipq.data import usual_preparation
 from clipq.data.image_options import Preprocessing
-from clipq.distillation import DistillationConfig
+from clipq.distillation import DistillationConfig, distilled
 from clipq.errors import ExperimentError, SettingError
 from clipq.pruning_schedule import PruningSchedule
 from clipq.search_config import SearchConfig
 from clipq.selection import SelectionConfig
 from clipq.train_config import TrainConfig
+from clipq.training import Objective, cross_entropy
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ class About:
 class DataConfig:
     """dataset: a key of ``clipq.data.DATASETS``.
     data_dir: folder that holds it; empty: ``$CLIPQ_DATA``, the cache, a download.  ``digits`` has none.
-    images: how pictures are prepared, for CIFAR and ImageNet; without it, the data set's usual way.
+    images: how pictures are prepared, for CIFAR and ImageNet; what is not said is as usual for the data set.
     shift: pixels, >= 0, by which images of the other data sets are moved at most, up or down and left or right, each
         time that the dense network or CLIP-Q trains with them; zeros come in.
     """
@@ -149,10 +153,16 @@ class Experiment:
         first = self.search.lambda_
         return self.selection.lambdas(first) if self.search.searches else [first]
 
+    def objective(self, dense: nn.Module) -> Objective | None:
+        """What CLIP-Q's fine-tuning minimises, with ``dense`` as the teacher; None: the training's usual objective."""
+        if not self.distillation.weight:
+            return None
+        return distilled(cross_entropy(self.train.label_smoothing), dense, self.distillation)
+
     @property
     def strict(self) -> Experiment:
         """The same without ``skip_corrupt``; what met no damaged picture is the same with and without."""
-        images = self.data.images or (Preprocessing() if self.data.dataset == "imagenet" else None)
+        images = self.data.images or usual_preparation(self.data.dataset)
         if images is None:
             return self
         return replace(self, data=replace(self.data, images=replace(images, skip_corrupt=False)))
@@ -191,6 +201,7 @@ def load_experiment(name_or_path: str | Path, overrides: Mapping[str, str] | Non
     path = Path(name_or_path)
     path = path if path.suffix == ".toml" else _packaged_file(str(name_or_path))
     table = _read(path)
+    _prepare_as_usual(table, overrides)
     toml_config.from_table(Experiment, table, str(path))  # the file by itself, before anything overrides it
     if "name" not in table.setdefault("experiment", {}):
         table["experiment"]["name"] = _name_of(path)
@@ -200,6 +211,18 @@ def load_experiment(name_or_path: str | Path, overrides: Mapping[str, str] | Non
         keys = ", ".join(key for key in overrides if key.startswith(f"{section}."))
         toml_config.from_table(Experiment, {section: table[section]}, f"override {keys}")
     return _with_absolute_paths(toml_config.from_table(Experiment, table, str(path)))
+
+
+def _prepare_as_usual(table: dict[str, Any], overrides: Mapping[str, str]) -> None:
+    """Fills up ``[data.images]``, where file or overrides have any of it, with what is usual for the data set."""
+    data = table.get("data", {})
+    usual = usual_preparation(overrides.get("data.dataset", data.get("dataset", DataConfig.dataset)))
+    if usual and ("images" in data or any(key.startswith("data.images.") for key in overrides)):
+        given = data.get("images", {})
+        table["data"] = {
+            **data,
+            "images": {**toml_config.to_table(usual), **given} if isinstance(given, dict) else given,
+        }
 
 
 def _name_of(path: Path) -> str:

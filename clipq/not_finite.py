@@ -19,7 +19,12 @@ def trained_not_finite(model: nn.Module) -> str | None:
     device = next(model.parameters()).device
     finite = torch.stack([parameter.isfinite().all().to(device) for parameter in trained.values()]).tolist()
     first = next((name for name, is_finite in zip(trained, finite, strict=True) if not is_finite), None)
-    return first and first.replace("parametrizations.", "").removesuffix(".original")
+    return first and _plain_name(first)
+
+
+def _plain_name(parameter: str) -> str:
+    """The name of a weight, also while it is computed by a parametrization."""
+    return parameter.replace("parametrizations.", "").removesuffix(".original")
 
 
 @torch.no_grad()
@@ -31,7 +36,7 @@ def first_not_finite(model: nn.Module, forward: Callable[[], Any]) -> str | None
     """
     for name, parameter in model.named_parameters():
         if not torch.isfinite(parameter).all():
-            return f"the parameter {name}"
+            return f"the parameter {_plain_name(name)}"
     found: list[str] = []
 
     def hook(name: str) -> Callable[..., None]:

@@ -18,7 +18,7 @@ from clipq.errors import DataError
 STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model")
 
 
-def load_weights(model: nn.Module, path: str | Path, ignore: Sequence[str] = ()) -> None:
+def load_weights(model: nn.Module, path: str | Path) -> None:
     """Copies the file's weights into ``model``, by name; every parameter and buffer must be there, with its shape.
 
     Args:
@@ -26,8 +26,7 @@ def load_weights(model: nn.Module, path: str | Path, ignore: Sequence[str] = ())
             ``<layer>.bias``, or ``.running_mean`` and ``.running_var`` for BatchNorm.
         path: ``.caffemodel``, ``.pt`` or ``.pth`` (a state dict, also inside a checkpoint), or ``.safetensors``.
             torchvision's names are known for the networks that have an attribute ``torchvision_names``.
-        ignore: name patterns (``*``, ``?``, ``[..]``) of entries of the file that the model need not have.  A network's
-            attribute ``ignored_weights`` adds to them.
+            Entries that match a pattern (``*``, ``?``, ``[..]``) of its attribute ``ignored_weights`` it need not have.
 
     Raises:
         DataError: the file is missing or damaged, or does not fit; then every missing, unexpected and misshapen entry
@@ -36,7 +35,7 @@ def load_weights(model: nn.Module, path: str | Path, ignore: Sequence[str] = ())
     target = model.state_dict()
     renamed = getattr(model, "torchvision_names", {})
     state = {renamed.get(name, name): tensor for name, tensor in read_weights(path).items()}
-    patterns = [*ignore, *getattr(model, "ignored_weights", ()), "*.num_batches_tracked"]
+    patterns = [*getattr(model, "ignored_weights", ()), "*.num_batches_tracked"]
     state = {n: t for n, t in state.items() if n in target or not any(fnmatchcase(n, p) for p in patterns)}
     if Path(path).suffix == ".caffemodel":
         state = {n: _legacy_shape(t, target[n].shape) if n in target else t for n, t in state.items()}

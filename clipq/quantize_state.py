@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from fnmatch import fnmatchcase
 from itertools import islice
 
 import torch
 
 from clipq.conventions import Conventions
 from clipq.errors import ModelError
-from clipq.quantized_net import WEIGHT_DTYPES, LayerSetting, QuantizedLayer, QuantizedNet
+from clipq.layers import matches
+from clipq.quantized_net import DTYPE_NAMES, WEIGHT_DTYPES, LayerSetting, QuantizedNet
 from clipq.ties import warn_of_ties
-from clipq.ws_learn_one_layer import ws_learn_one_layer
+from clipq.ws_learn_one_layer import quantized_layer
 
 State = Mapping[str, torch.Tensor]
 
 SHOWN = 5  # tensors at most that an error lists
-_DTYPE_NAMES = {dtype: name for name, dtype in WEIGHT_DTYPES.items()}
 
 
 def choose_settings(
@@ -32,23 +31,23 @@ def choose_settings(
     setting: of all floating-point tensors of two or more dimensions that match ``include`` and not ``exclude``; None:
         of none.
     given: name, with or without its ``.weight`` -> the setting of that tensor, whatever the patterns say.
-    include, exclude: shell patterns on the name with or without its ``.weight``.
+    include, exclude: shell patterns on the name, or on that of the module that has the tensor (``clipq.layers``).
 
     Raises:
         ModelError: a name or a pattern that matches nothing, a tensor that is not of a floating type that can be
             compressed, two settings for one tensor, or nothing to compress.
     """
-    candidates = [n for n, t in _distinct(state).items() if t.ndim >= 2 and t.dtype in _DTYPE_NAMES]
+    candidates = [n for n, t in _distinct(state).items() if t.ndim >= 2 and t.dtype in DTYPE_NAMES]
     if setting is not None and not candidates and not given:
         raise ModelError(
             "no tensor to compress: expected a floating type with two or more dimensions, got " + _listed(state)
         )
     for pattern in (*include, *exclude):
-        if pattern != "*" and not any(_matches(name, [pattern]) for name in candidates):
+        if pattern != "*" and not any(matches(name, [pattern]) for name in candidates):
             raise ModelError(f"pattern {pattern!r} matches nothing; tensors to compress: {', '.join(candidates)}")
     chosen = {}
     if setting is not None:
-        chosen = {n: setting for n in candidates if _matches(n, include) and not _matches(n, exclude)}
+        chosen = {n: setting for n in candidates if matches(n, include) and not matches(n, exclude)}
     named: dict[str, str] = {}
     for name, theta in given.items():
         full = _full_name(state, name)
@@ -73,17 +72,13 @@ def quantize_state(
         WeightError: NaN or Inf among weights to compress; names the tensor.
     """
     distinct = _distinct(state)
-    layers = tuple(_quantized_layer(name, state[name], theta, conventions) for name, theta in settings.items())
+    for name in settings:
+        warn_of_ties(name, state[name], conventions)
+    layers = tuple(quantized_layer(name, state[name], theta, conventions) for name, theta in settings.items())
     tensors = {name: tensor for name, tensor in distinct.items() if name not in settings}
     first = {_memory(name, tensor): name for name, tensor in distinct.items()}
     aliases = {name: first[_memory(name, tensor)] for name, tensor in state.items() if name not in distinct}
     return QuantizedNet(layers, tensors, aliases)
-
-
-def _quantized_layer(name: str, W: torch.Tensor, theta: LayerSetting, conventions: Conventions) -> QuantizedLayer:
-    warn_of_ties(name, W, conventions)
-    learned = ws_learn_one_layer(W, theta.p, theta.b, conventions, name)
-    return QuantizedLayer(name, theta.b, learned.codes.numpy(), learned.levels.numpy(), _DTYPE_NAMES[W.dtype])
 
 
 def _distinct(state: State) -> dict[str, torch.Tensor]:
@@ -105,16 +100,12 @@ def _listed(state: State) -> str:
     return ", ".join([*some, f"{len(state) - SHOWN} more"] if len(state) > SHOWN else some) or "no tensor"
 
 
-def _matches(name: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatchcase(n, p) for p in patterns for n in (name, name.removesuffix(".weight")))
-
-
 def _full_name(state: State, name: str) -> str:
     """The name under which the tensor ``name`` or ``name.weight`` is stored."""
     full = next((n for n in (name, f"{name}.weight") if n in state), None)
     if full is None:
         raise ModelError(f"no tensor {name!r}; there are: {', '.join(state)}")
     tensor = state[full]
-    if tensor.dtype not in _DTYPE_NAMES:
+    if tensor.dtype not in DTYPE_NAMES:
         raise ModelError(f"tensor {full}: expected one of {', '.join(WEIGHT_DTYPES)}, got {tensor.dtype}")
     return next(n for n, t in _distinct(state).items() if n == full or _memory(n, t) == _memory(full, tensor))

@@ -15,6 +15,8 @@ B_MIN, B_MAX = 2, 8
 WEIGHT_MAX = float(np.finfo(np.float32).max)
 #: Floating types a compressed weight may have; its levels are float32 and cast to this type when decoded.
 WEIGHT_DTYPES = {"float64": torch.float64, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}  # fmt: skip  # noqa: E501
+#: The names of these types.
+DTYPE_NAMES = {dtype: name for name, dtype in WEIGHT_DTYPES.items()}
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,6 @@ from clipq.text_table import Table
 
 Report = Mapping[str, Any]
 
-PAGE = "report.md"
 FIGURES = "figures"
 
 
@@ -36,8 +35,9 @@ def write_report_page(report: Report, folder: str | Path) -> Path:
         with atomic_write(folder / FIGURES / drawing.name) as file:
             file.write(drawing.png)
         captions[f"{FIGURES}/{drawing.name}"] = drawing.caption
-    write_text(folder / PAGE, markdown_page(report, captions))
-    return folder / PAGE
+    page = RunFiles(folder).page
+    write_text(page, markdown_page(report, captions))
+    return page
 
 
 def markdown_page(report: Report, figures: Mapping[str, str] | None = None) -> str:
@@ -82,7 +82,7 @@ def terminal_table(report: Report, folder: str | Path | None = None) -> str:
         errors_table(report).plain(),
     ]
     if folder is not None:
-        parts.append(f"{Path(folder)}/\n  {', '.join([PAGE, FIGURES + '/', *files(report)])}")
+        parts.append(f"{Path(folder)}/\n  {', '.join([RunFiles(Path()).page.name, FIGURES + '/', *files(report)])}")
     return "\n\n".join(parts)
 
 
@@ -120,17 +120,17 @@ def errors_table(report: Report) -> Table:
 
 def files(report: Report) -> dict[str, str]:
     """What the run's folder holds, beside this page: name -> what it is."""
-    searches = {}
+    searches, run = {}, RunFiles(Path())
     if report["search"]:
         for number, tried in enumerate(report["selection"]["tried"]):
-            name = RunFiles(Path()).attempt(number).search.name
+            name = run.attempt(number).search.name
             searches[name] = f"the search's evaluations with lambda = {tried['lambda']:g}, a line each"
     return {
-        "net.clipq": "the compressed network; `clipq info`, `clipq decode` and `clipq encode` work on it",
-        "net.mat": "the same codes, levels and tensors as a MATLAB struct",
-        "config.toml": "the experiment with every key resolved",
+        run.clipq.name: "the compressed network; `clipq info`, `clipq decode` and `clipq encode` work on it",
+        run.mat.name: "the same codes, levels and tensors as a MATLAB struct",
+        run.config.name: "the experiment with every key resolved",
         **searches,
-        "report.json": "everything that this page is drawn from",
+        run.report.name: "everything that this page is drawn from",
     }
 
 

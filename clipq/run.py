@@ -32,7 +32,6 @@ from clipq.data import Dataset, Split, load_dataset
 from clipq.dead_units import fold_dead_units
 from clipq.decode_sparse_quantized_net_v2 import decode_sparse_quantized_net_v2
 from clipq.device import find_device, repeatable
-from clipq.distillation import distilled
 from clipq.encode_sparse_quantized_net_v2 import EncodedNet, encode_sparse_quantized_net_v2
 from clipq.errors import CheckpointError, ExperimentError, Interrupted
 from clipq.experiment import Experiment, load_experiment
@@ -55,7 +54,7 @@ from clipq.subset_error import SubsetError
 from clipq.ties import warn_of_ties
 from clipq.train_config import TrainConfig
 from clipq.train_state import History, seed_everything
-from clipq.training import Objective, cross_entropy, fit, top1_error
+from clipq.training import fit, top1_error
 from clipq.verified_file import write_verified
 from clipq.ws_train import WsTrainResult, ws_train
 
@@ -221,6 +220,9 @@ class Run:
         self, number: int, lambda_: float, dense: nn.Module, layers: list[CompressibleLayer]
     ) -> tuple[dict[str, LayerSetting], list[Evaluation]]:
         config, seed = replace(self.experiment.search, lambda_=lambda_), self.experiment.run.seed
+        given = given_settings(layers, config)
+        if given is not None:
+            return given, []
         x, y = self.data.subset(config.subset, seed, self.experiment.run.workers)
         size = self.data.evaluation_batch
         subset = [(a.to(self.device), b.to(self.device)) for a, b in zip(x.split(size), y.split(size), strict=True)]
@@ -255,7 +257,7 @@ class Run:
             lambda *args, **options: ws_train(
                 args[0], layers, settings, args[1], args[2],
                 conventions=self.experiment.conventions, schedule=self.experiment.schedule,
-                objective=self._objective(dense), **options,
+                objective=self.experiment.objective(dense), **options,
             ),
         )  # fmt: skip
         net, encode = trained.net, self.experiment.encode
@@ -292,13 +294,6 @@ class Run:
     def _val_error(self, model: nn.Module) -> float:
         """On the held-out images, measured by all processes together."""
         return top1_error(model, self._batches("val", self.data.evaluation_batch), shared=True)
-
-    def _objective(self, dense: nn.Module) -> Objective | None:
-        """None: the training's usual one."""
-        config = self.experiment.distillation
-        if not config.weight:
-            return None
-        return distilled(cross_entropy(self.experiment.train.label_smoothing), dense, config)
 
     def _encode(self, net: QuantizedNet) -> EncodedNet:
         encoded = encode_sparse_quantized_net_v2(net, self.experiment.encode.coder, self.experiment.conventions)

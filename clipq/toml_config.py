@@ -73,6 +73,12 @@ def to_toml(config: Any) -> str:
     return "\n".join(_tables(config, "")).strip() + "\n"
 
 
+def to_table(config: Any) -> dict[str, Any]:
+    """The dataclass, which has no tables, as TOML has it."""
+    values = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
 def differing_keys(one: Any, other: Any, key: str = "") -> Iterator[str]:
     """The dotted keys whose values differ between two instances of a dataclass.
 

@@ -30,7 +30,11 @@ class Checkpoints(Protocol):
 
 @dataclass
 class History:
-    """What happened.  steps: one dict each ``log_every`` steps; epochs: one dict an epoch."""
+    """What happened.  steps: one dict each ``log_every`` steps; epochs: one dict an epoch.
+
+    An epoch's ``seconds`` are those from the training's start to the epoch's end, without any that a resumed training
+    had spent on an epoch that it had not ended.
+    """
 
     steps: list[dict[str, float]] = field(default_factory=list)
     epochs: list[dict[str, float]] = field(default_factory=list)

@@ -161,7 +161,7 @@ def fit(
                 state.history.steps.append({"step": step, "lr": optimizer.param_groups[0]["lr"], **figures})
                 progress.show(figures)
             if state.step < n_steps:
-                _pause(trained, checkpoints, due=bool(checkpoints and checkpoints.due()), stop=stop())
+                _pause(trained, checkpoints, due=_is_due(checkpoints), stop=stop())
         _end_epoch(model, state, validate, measure, time.monotonic() - started)
         progress.end_epoch(state.history.epochs[-1])
         _pause(trained, checkpoints, due=True, stop=stop())
@@ -260,7 +260,11 @@ class _Caster:
     def __init__(self, device: torch.device, amp: bool) -> None:
         self.device = device
         self.enabled = amp and device.type == "cuda"
-        self.dtype = torch.bfloat16 if self.enabled and torch.cuda.is_bf16_supported() else torch.float16
+        self.dtype = (
+            torch.bfloat16
+            if self.enabled and torch.cuda.is_bf16_supported(including_emulation=False)
+            else torch.float16
+        )
         self.scaler = torch.amp.GradScaler("cuda", enabled=self.enabled and self.dtype == torch.float16)
 
     def autocast(self) -> AbstractContextManager[Any]:
@@ -359,6 +363,11 @@ def _end_epoch(
             state.best = copy_of_held(model)
     state.history.epochs.append(record)
     state.epoch, state.step, state.totals = state.epoch + 1, 0, [0.0, 0.0, 0.0]
+
+
+def _is_due(checkpoints: Checkpoints | None) -> bool:
+    """Whether it is time to save: for the process that writes, as the others do not know when it last did."""
+    return checkpoints is not None and distributed.is_writer() and checkpoints.due()
 
 
 def _pause(trained: Trained, checkpoints: Checkpoints | None, *, due: bool, stop: bool) -> None:

@@ -20,10 +20,8 @@ from clipq.layers import CompressibleLayer
 from clipq.learning.host_weights import Near
 from clipq.learning.learned_together import LearnedTogether, state_of
 from clipq.model_check import entries_of
-from clipq.quantized_net import WEIGHT_DTYPES, LayerSetting, QuantizedLayer, QuantizedNet
-from clipq.ws_learn_one_layer import learn_weights, ws_learn_one_layer
-
-_DTYPE_NAMES = {dtype: name for name, dtype in WEIGHT_DTYPES.items()}
+from clipq.quantized_net import LayerSetting, QuantizedNet
+from clipq.ws_learn_one_layer import learn_weights, quantized_layer
 
 
 def straight_through(W: torch.Tensor, quantized: torch.Tensor) -> torch.Tensor:
@@ -198,7 +196,9 @@ def quantized_net(
     Raises:
         WeightError: NaN or Inf among the weights; names the layer.
     """
-    learned = {layer.name: _quantized_layer(layer, settings[layer.name], conventions) for layer in layers}
+    learned = {
+        layer.name: quantized_layer(layer.name, layer.weight, settings[layer.name], conventions) for layer in layers
+    }
     stored = {id(layer.weight): layer.name for layer in layers}
     tensors, aliases = {}, {}
     for name, value in entries_of(model).items():
@@ -216,12 +216,6 @@ def keep_quantized(layers: Sequence[CompressibleLayer], net: QuantizedNet) -> No
     weights = {layer.name: layer for layer in net.layers}
     for layer in layers:
         layer.weight.copy_(weights[layer.name].weights())
-
-
-def _quantized_layer(layer: CompressibleLayer, theta: LayerSetting, conventions: Conventions) -> QuantizedLayer:
-    learned = ws_learn_one_layer(layer.weight, theta.p, theta.b, conventions, layer.name)
-    dtype = _DTYPE_NAMES[layer.weight.dtype]
-    return QuantizedLayer(layer.name, theta.b, learned.codes.cpu().numpy(), learned.levels.cpu().numpy(), dtype)
 
 
 def _parametrize(module: nn.Module, attribute: str, sharing: WeightSharing) -> Callable[[], None]:

@@ -23,7 +23,7 @@ from clipq.learning.host_weights import HostWeights, Near, Rank
 from clipq.learning.layer_step import layer_step
 from clipq.learning.learned_layer import LearnedLayer
 from clipq.learning.partition import Side, centres, clip_value, intervals, thresholds
-from clipq.quantized_net import WEIGHT_MAX, LayerSetting
+from clipq.quantized_net import DTYPE_NAMES, WEIGHT_MAX, LayerSetting, QuantizedLayer
 
 Array = TypeVar("Array", torch.Tensor, np.ndarray)
 CodesOf = Callable[[], Array]
@@ -123,6 +123,13 @@ def ws_learn_one_layer(
         learned.quantized.numpy(), lambda: learned.codes.numpy(), learned.levels.numpy(), learned.counts.numpy(),
         learned.neg, learned.pos, setting.b, conventions, learned.near,
     )  # fmt: skip
+
+
+def quantized_layer(name: str, W: torch.Tensor, theta: LayerSetting, conventions: Conventions) -> QuantizedLayer:
+    """The layer ``name`` as a compressed network has it; with ``ws_learn_one_layer``'s errors."""
+    learned = ws_learn_one_layer(W, theta.p, theta.b, conventions, name)
+    codes, levels = (of.cpu().numpy() for of in (learned.codes, learned.levels))
+    return QuantizedLayer(name, theta.b, codes, levels, DTYPE_NAMES[W.dtype])
 
 
 def learn(

@@ -108,6 +108,21 @@ def test_an_interrupted_run_goes_on_to_the_same_file(results: Path, tmp_path: Pa
     assert "no unfinished run" in refused(capsys, "train", "--resume", "--results", tmp_path)
 
 
+def test_the_latest_unfinished_run_of_any_experiment_is_taken_up_where_none_is_named(tmp_path: Path, monkeypatch):
+    taken = []
+    monkeypatch.setattr("clipq.commands.train._work", lambda experiment, folder, args: taken.append(folder))
+    for name in ("first", "mine"):
+        path, folder = tmp_path / f"{name}.toml", tmp_path / name / "one"
+        path.write_text("[train]\nepochs = 1\n")
+        folder.mkdir(parents=True)
+        (folder / "config.toml").write_text(load_experiment(path).to_toml())
+    assert cli.main(["train", "--resume", "--results", str(tmp_path)]) == 0
+    assert (
+        cli.main(["train", "--resume", "--results", str(tmp_path), "--experiment", str(tmp_path / "first.toml")]) == 0
+    )
+    assert taken == [tmp_path / "mine" / "one", tmp_path / "first" / "one"]
+
+
 def test_several_processes_are_told_to_go_on_with_as_many(tmp_path: Path, capsys, monkeypatch):
     def interrupted(experiment: object, folder: Path, args: object) -> None:
         (folder / "config.toml").touch()

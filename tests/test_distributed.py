@@ -89,6 +89,10 @@ def test_if_one_is_asked_to_stop_all_do_and_go_on_as_if_nothing_was(outcomes: li
         assert equal(outcome["resumed"], outcomes[0]["restless"])
 
 
+def test_a_state_is_saved_when_it_is_due_for_the_process_that_saves(outcomes: list[dict[str, Any]]) -> None:
+    assert [outcome["saves"] for outcome in outcomes] == [two_processes.CONFIG.epochs, 0], "at the epochs' ends"
+
+
 def test_shares_of_a_batch(outcomes: list[dict[str, Any]]) -> None:
     for rank, expected in enumerate(
         [[(0, 5, 1.0), (0, 2, 0.8), (0, 1, 0.0)], [(5, 10, 1.0), (2, 5, 1.2), (0, 1, 2.0)]]

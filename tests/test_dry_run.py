@@ -7,18 +7,26 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from clipq import cli, dry_run
 from clipq.data.made import data_shape, made_dataset
 from clipq.decode_sparse_quantized_net_v2 import decode_sparse_quantized_net_v2
+from clipq.distillation import DistillationConfig, distilled
 from clipq.dry_run_text import dry_run_text, duration
 from clipq.errors import DataError, ExperimentError
 from clipq.experiment import list_experiments, load_experiment
 from clipq.networks import NETWORKS, build_network
+from clipq.pruning_schedule import PruningSchedule
 from clipq.quantized_net import LayerSetting, QuantizedNet
+from clipq.training import Objective
 from clipq.ws_learn_one_layer import ws_learn_one_layer
+from clipq.ws_train import ws_train
 
 SMALL = {"train.batch_size": "2", "dense.batch_size": "2", "search.subset": "2", "search.p": "0.75", "search.b": "3"}
+
+
+FEW_CANDIDATES = {"search.p_min": "0.5", "search.p_max": "0.5", "search.b_min": "4", "search.b_max": "5"}
 
 
 @pytest.fixture(autouse=True)
@@ -72,8 +80,28 @@ def test_times_follow_from_the_steps(tmp_path: Path):
     assert (train.steps, train.epochs) == (27_503, 3), "55,006 images in batches of 2"
     assert train.seconds == pytest.approx(27_503 * 3 * train.step_seconds)
     assert search.steps == experiment.search.evaluations * 3
+    few = dry_run.dry_run(load_experiment("mnist_lenet300100", SMALL | FEW_CANDIDATES), tmp_path / "net.clipq")
+    assert few.stages[1].steps == 2 * 3, "no candidate is tried twice"
     once, every_batch = search.steps * search.step_seconds, search.steps * 500 * search.step_seconds
     assert once < search.seconds < every_batch, "1,000 images, 2 at a time; quantizing and counting are done once"
+
+
+def test_a_step_is_the_runs_with_teacher_and_schedule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    taught, scheduled = [], []
+
+    def counted(objective: Objective, teacher: nn.Module, config: DistillationConfig) -> Objective:
+        learn = distilled(objective, teacher, config)
+        return lambda model, batch: taught.append(config.weight) or learn(model, batch)
+
+    def trained(*args: object, schedule: PruningSchedule, **options: object) -> object:
+        scheduled.append(schedule)
+        return ws_train(*args, schedule=schedule, **options)
+
+    monkeypatch.setattr("clipq.experiment.distilled", counted)
+    monkeypatch.setattr(dry_run, "ws_train", trained)
+    experiment = load_experiment("mnist_lenet5_small", SMALL)
+    dry_run.dry_run(experiment, tmp_path / "net.clipq")
+    assert taught == [0.9, 0.9] and scheduled == [experiment.schedule]
 
 
 def test_a_file_that_decodes_to_something_else_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import tomllib
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clipq import toml_config
-from clipq.data import DATASETS
+from clipq.data import DATASETS, Preprocessing, cifar
 from clipq.errors import ExperimentError
 from clipq.experiment import Experiment, list_experiments, load_experiment
 from clipq.networks import NETWORKS
@@ -209,6 +209,19 @@ class Sample:
     names: tuple[str, ...] = ()
     pairs: dict[str, tuple[float, int]] = field(default_factory=dict)
     inner: Inner = field(default_factory=Inner)
+
+
+@pytest.mark.parametrize(("name", "usual"), [("cifar10_nin", cifar.DEFAULT), ("imagenet_alexnet", None)])
+def test_what_is_not_said_of_pictures_is_as_usual_for_the_data_set(
+    name: str, usual: Preprocessing | None, tmp_path: Path
+):
+    usual = usual or load_experiment(name).data.images
+    assert load_experiment(name, {"data.images.skip_corrupt": "true"}).data.images == replace(usual, skip_corrupt=True)
+    (tmp_path / "mine.toml").write_text('[data]\ndataset = "cifar100"\n[data.images]\npad = 2\n')
+    assert load_experiment(tmp_path / "mine.toml").data.images == replace(cifar.DEFAULT, pad=2)
+    assert load_experiment(tmp_path / "mine.toml", {"data.dataset": "imagenet"}).data.images == Preprocessing(pad=2)
+    started, going_on = load_experiment(name), load_experiment(name, {"data.images.skip_corrupt": "true"})
+    assert started.may_go_on_as(going_on)
 
 
 names = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)

@@ -266,6 +266,7 @@ def test_only_the_named_layers_are_compressed(finished: Finished, tmp_path: Path
     report = made(tmp_path / "a", layers__include="ip*", layers__exclude="ip2", search__mode="uniform")()
     assert [(row["name"], row["p"], row["b"]) for row in report["layers"]] == [("ip1.weight", 0.9, 4)]
     assert report["search"] == []
+    assert not (tmp_path / "a" / "search.jsonl").exists()
     net = decode_sparse_quantized_net_v2(tmp_path / "a" / "net.clipq")
     assert "ip2.weight" in net.tensors
     with pytest.raises(ModelError, match="'fc6' matches nothing"):

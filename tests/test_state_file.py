@@ -117,6 +117,8 @@ def test_which_tensors_are_chosen():
     state = example()
     assert choose_settings(state, THETA, {}) == dict.fromkeys(["a.weight", "transposed.weight", "empty"], THETA)
     assert list(choose_settings(state, THETA, {}, ["*"], ["a", "empty"])) == ["transposed.weight"]
+    attention = {"attn.in_proj_weight": torch.randn(6, 2), "attn.out_proj.weight": torch.randn(2, 2)}
+    assert list(choose_settings(attention, THETA, {}, ["*"], ["attn"])) == ["attn.out_proj.weight"]
     other = LayerSetting(0.1, 2)
     assert choose_settings(state, None, {"tied": other}) == {"a.weight": other}
     assert choose_settings(state, THETA, {"a.weight": other}, ["tr*"]) == {

@@ -14,11 +14,12 @@ from torch.nn import functional
 from clipq.errors import CheckpointError, DataError, Interrupted, SettingError
 from clipq.layers import compressible_layers
 from clipq.networks import NETWORKS
+from clipq.not_finite import first_not_finite
 from clipq.optimizer import build_optimizer, learning_rate
 from clipq.quantized_net import LayerSetting
 from clipq.train_config import TrainConfig
 from clipq.train_state import History, random_state, set_random_state
-from clipq.training import StepLoss, TrainingError, cross_entropy, fit, mistaken, top1_error
+from clipq.training import StepLoss, TrainingError, _Caster, cross_entropy, fit, mistaken, top1_error
 from clipq.weight_sharing import share_weights
 from clipq.ws_train import ws_train
 
@@ -451,6 +452,19 @@ def test_a_parameter_that_is_not_finite_is_named() -> None:
     model[4].bias.data[1] = math.nan
     with pytest.raises(TrainingError, match=r"epoch 0, step 0: .*the parameter 4\.bias"):
         fit(model, Noisy, CONFIG)
+
+
+def test_a_quantized_weight_that_is_not_finite_is_named_as_in_the_plain_network() -> None:
+    model = network()
+    with share_weights(compressible_layers(model), dict.fromkeys(["0.weight", "4.weight"], LayerSetting(0.5, 3))):
+        model[4].parametrizations.weight.original.data[1, 2] = math.nan
+        assert first_not_finite(model, lambda: None) == "the parameter 4.weight"
+
+
+@pytest.mark.filterwarnings("ignore:torch.cuda.amp.GradScaler is enabled")
+def test_mixed_precision_is_in_bfloat16_only_where_that_is_not_emulated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    assert _Caster(torch.device("cuda"), True).dtype == torch.float16
 
 
 def test_a_layer_whose_output_overflows_is_named() -> None:

@@ -102,6 +102,24 @@ class Memory:
         return False
 
 
+class NeverDue(Memory):
+    """Due only for the process that does not write."""
+
+    saves = 0
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        self.saves += 1
+
+    def due(self) -> bool:
+        return not distributed.is_writer()
+
+
+def saves_of_what_is_never_due() -> int:
+    memory = NeverDue()
+    restless(checkpoints=memory)
+    return memory.saves
+
+
 def restless(**options: Any) -> dict[str, torch.Tensor]:
     model = restless_network()
     fit(model, lambda epoch: Batches(epoch, torch.float32), CONFIG, seed=1, **options)
@@ -252,6 +270,7 @@ def outcome() -> dict[str, Any]:
         "float32": clip_q(torch.float32),
         "restless": restless(),
         "resumed": stopped_and_resumed(),
+        "saves": saves_of_what_is_never_due(),
         "shares": [
             distributed.share(
                 {"x": x[:n], "more": (x[:n, None], 7), "names": [str(i) for i in range(n)], "array": x[:n].numpy()}

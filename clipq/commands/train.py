@@ -14,9 +14,10 @@ from typing import NamedTuple
 from clipq import distributed
 from clipq.errors import CheckpointError, ClipqError, ExperimentError, Interrupted, PictureError
 from clipq.experiment import Experiment, list_experiments, load_experiment
-from clipq.report import PAGE, terminal_table
+from clipq.report import terminal_table
 from clipq.run import Run, RunFiles
 from clipq.run_lock import is_at_work
+from clipq.search import n_evaluations
 from clipq.search_config import SearchConfig
 from clipq.text_table import Table
 from clipq.toml_config import differing_keys
@@ -75,8 +76,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--run", metavar="NAME", help="the run's folder in DIR/<experiment> (default: date and time)")
     add(
         "--resume", nargs="?", const="", metavar="RUN_FOLDER",
-        help="go on with this run, or with the latest unfinished one of the experiment, configured as it was; "
-        f"it may begin to leave out damaged pictures: {SKIP_CORRUPT}",
+        help="go on with this run, or with the latest unfinished one (of the experiment, if one is named), configured "
+        f"as it was; it may begin to leave out damaged pictures: {SKIP_CORRUPT}",
     )  # fmt: skip
     add("--dry-run", action="store_true", help="one real step of everything on made images: layers, memory, time, file")
     add("--quiet", action="store_true", help="no progress: only the results at the end")
@@ -199,7 +200,7 @@ def _plan(job: Run) -> Iterator[tuple[str, str]]:
     origin = f"weights from {start}" if start else f"trained here: {_epochs(experiment.dense)}"
     how = {"uniform": f"none: p = {search.p:g}, b = {search.b} for every layer", "given": "none: p and b as given"}
     searched = (
-        f"{search.mode}: {search.evaluations} evaluations a layer on {min(search.subset, data.size('train')):,} "
+        f"{search.mode}: {n_evaluations(search)} evaluations a layer on {min(search.subset, data.size('train')):,} "
         f"training images, lambda = {', '.join(f'{value:g}' for value in experiment.lambdas)}"
     )
     n = distributed.world_size()
@@ -274,24 +275,32 @@ def _folder_to_resume(args: argparse.Namespace) -> Path:
         if args.run is not None and args.run != folder.resolve().name:
             raise ExperimentError(f"--run {args.run} and --resume {folder}: expected one of them")
     else:
-        parent = args.results / load_experiment(args.experiment or "digits").name
-        folder = parent / _checked_name(args.run) if args.run is not None else _latest_unfinished(parent)
+        folder = _named_run(args) if args.run is not None else _latest_unfinished(args)
     if not RunFiles(folder).config.is_file():
         raise CheckpointError(
             f"{folder}: expected the folder of a run to resume; there is no {RunFiles(folder).config}"
         )
-    if (folder / PAGE).exists():
-        raise CheckpointError(f"{folder}: this run is finished; its results are in {folder / PAGE}")
+    if (page := RunFiles(folder).page).exists():
+        raise CheckpointError(f"{folder}: this run is finished; its results are in {page}")
     return folder
 
 
-def _latest_unfinished(parent: Path) -> Path:
-    """Of the runs without a page, on which nobody is at work, the one whose files changed last."""
-    unfinished = [config.parent for config in parent.glob("*/config.toml") if not (config.parent / PAGE).exists()]
+def _named_run(args: argparse.Namespace) -> Path:
+    folder: Path = args.results / load_experiment(args.experiment or "digits").name / _checked_name(args.run)
+    return folder
+
+
+def _latest_unfinished(args: argparse.Namespace) -> Path:
+    """Of the runs without a page, on which nobody is at work, the one whose files changed last: of the experiment, or
+    of any where none is named."""
+    name = "*" if args.experiment is None else load_experiment(args.experiment).name
+    configs = args.results.glob(f"{name}/*/config.toml")
+    unfinished = [config.parent for config in configs if not RunFiles(config.parent).page.exists()]
     runs = [folder for folder in unfinished if not is_at_work(folder)]
     if not runs:
         busy = f"; other processes are at work on {len(unfinished)}" if unfinished else ""
-        raise CheckpointError(f"{parent}: there is no unfinished run to resume{busy}")
+        where = args.results if args.experiment is None else args.results / name
+        raise CheckpointError(f"{where}: there is no unfinished run to resume{busy}")
     return max(runs, key=lambda folder: (_last_change(folder), folder.name))
 
 

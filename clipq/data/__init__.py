@@ -12,6 +12,7 @@ from clipq.errors import DataError
 
 __all__ = [
     "DATASETS", "Batches", "Dataset", "Preprocessing", "Split", "TensorDataset", "TensorPair", "load_dataset",
+    "usual_preparation",
 ]  # fmt: skip
 
 Loader = Callable[[Path | None, Preprocessing | None], Dataset]
@@ -71,6 +72,17 @@ DATASETS: dict[str, Loader] = {
     "cifar100": _cifar("cifar100"),
     "imagenet": _imagenet,
 }
+
+
+def usual_preparation(name: str) -> Preprocessing | None:
+    """How the pictures of the data set ``name`` are usually prepared; None of one whose pixels are fixed."""
+    if name == "imagenet":
+        return Preprocessing()
+    if name in ("cifar10", "cifar100"):
+        from clipq.data.cifar import DEFAULT
+
+        return DEFAULT
+    return None
 
 
 def load_dataset(

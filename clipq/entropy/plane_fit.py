@@ -154,7 +154,7 @@ class _Kept(NamedTuple):
         members = (self.magnitude >> plane.e) == 1 if plane.kind == "bit" else self.magnitude >= (1 << plane.e - 1)
         return members, members & decide(plane, self.magnitude)
 
-    def size(self, plane: Plane, chosen: np.ndarray | None) -> int:
+    def size(self, chosen: np.ndarray | None) -> int:
         return self.row.size if chosen is None else int(np.count_nonzero(chosen))
 
     def counts(self, chosen: np.ndarray | None, kernel: int) -> list[np.ndarray]:
@@ -207,8 +207,8 @@ _CONSTANT = _Start(PlaneSetting(constant=0))
 def _start(plane: Plane, kept: _Kept, grid: Grid, total: tuple[int, int] | None) -> _Start:
     """Mean, priors and what varies of a plane, which has so many ones and decisions in all if not only these."""
     members, chosen = kept.decisions(plane)
-    k = kept.size(plane, chosen)
-    n = math.prod(kept.shape) if plane.kind == "mask" else kept.size(plane, members)
+    k = kept.size(chosen)
+    n = math.prod(kept.shape) if plane.kind == "mask" else kept.size(members)
     plain, information = _plain(*(total or (k, n)))
     if k in (0, n):
         return _Start(plain)

@@ -2,8 +2,8 @@
 
 No number comes back to the host, no size depends on a value, and the operations are as many for any number of layers
 that fit in a block (``device_rows``); each further block takes some thirty more.  Magnitudes are selected by counting
-16 bits of their binary form at a time.  Means are summed in fixed point, to 2^-43 of the layer's largest weight in the
-largest layers and to 2^-57 in small ones.
+16 bits of their binary form at a time.  Means are summed in fixed point: to 2^-41 of the layer's largest weight or
+finer in layers of up to 100 million weights, and to 2^-56 in small ones.
 
 Weights with NaN or Inf among them, or beyond float32's range, give NaN for all of their layer's quantized weights: the
 loss, which a training reads anyway, tells.
