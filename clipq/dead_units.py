@@ -65,7 +65,7 @@ def fold_dead_units(model: nn.Module, net: QuantizedNet, x: Any = None) -> Quant
     pairs = [
         pair
         for pair in pairs
-        if all(f"{name}.weight" in layers for name in (pair.first, pair.second))
+        if all(f"{name}.weight" in layers and f"{name}.bias" not in layers for name in (pair.first, pair.second))
         and tied.isdisjoint(f"{name}.{what}" for name in (pair.first, pair.second) for what in ("weight", "bias"))
     ]
     if not pairs:

@@ -29,14 +29,15 @@ def _plain_name(parameter: str) -> str:
 
 @torch.no_grad()
 def first_not_finite(model: nn.Module, forward: Callable[[], Any]) -> str | None:
-    """The first parameter with NaN or Inf in it; without one, the first module, in the order of ``forward``, whose
-    output has; None without one.
+    """The first trainable parameter with NaN or Inf in it; without one, the first module, in the order of ``forward``,
+    whose output has; without one, the first frozen parameter, which may be so on purpose; None without one.
 
     forward: passes a batch through ``model``.
     """
-    for name, parameter in model.named_parameters():
-        if not torch.isfinite(parameter).all():
-            return f"the parameter {_plain_name(name)}"
+    bad = [(name, p.requires_grad) for name, p in model.named_parameters() if not torch.isfinite(p).all()]
+    named = [f"the parameter {_plain_name(name)}" for name, _ in sorted(bad, key=lambda item: not item[1])]
+    if any(trainable for _, trainable in bad):
+        return named[0]
     found: list[str] = []
 
     def hook(name: str) -> Callable[..., None]:
@@ -52,4 +53,4 @@ def first_not_finite(model: nn.Module, forward: Callable[[], Any]) -> str | None
     finally:
         for handle in hooks:
             handle.remove()
-    return found[0] if found else None
+    return next(iter(found + named), None)

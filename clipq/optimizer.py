@@ -9,6 +9,8 @@ from torch import nn
 
 from clipq.train_config import TrainConfig
 
+#: Of quotients, so that whole ones are not taken for the next smaller number.
+_ROUNDING = 1e-9
 #: Modules whose parameters scale and shift what they have normalized.
 _NORMALIZATION = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
@@ -47,7 +49,7 @@ def learning_rate(config: TrainConfig, step: int, steps_per_epoch: int) -> float
     t = min(1.0, (step - warmup) / max(1.0, total - warmup))  # a loader's len may be an estimate
     match config.schedule:
         case "step":
-            return config.lr * config.gamma ** math.floor(step / steps_per_epoch / config.step_epochs)
+            return config.lr * config.gamma ** math.floor(step / steps_per_epoch / config.step_epochs + _ROUNDING)
         case "cosine":
             return config.lr * 0.5 * (1 + math.cos(math.pi * t))
         case "linear":

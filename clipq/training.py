@@ -299,7 +299,8 @@ def _train_step(
         )
     if config.clip_grad_norm:
         scaler.unscale_(optimizer)
-        nn.utils.clip_grad_norm_(model.parameters(), config.clip_grad_norm)
+        trainable = [p for p in model.parameters() if p.requires_grad]  # frozen ones may still have gradients of before
+        nn.utils.clip_grad_norm_(trainable, config.clip_grad_norm)
     scaler.step(optimizer)
     scaler.update()
     return sums

@@ -259,15 +259,22 @@ def _side(
     """The clip's value (A03), and from which magnitude on weights are kept (A04)."""
     m_k, m_next = pair
     c = clip_value(m_k, m_next, p * rank.n, rank.k, conventions)
-    tied, last = 0 < rank.k < rank.n and m_k == m_next, m_k
-    if conventions.clip_value == "quantile":
-        last = m_next if rank.k == 0 else m_k
-        tied = c == last
-    if not tied or not last or conventions.clip_ties == "prune":
-        return Side(c, e, float(np.nextafter(number(last), number(inf))))
+    if conventions.clip_value == "quantile" and conventions.clip_ties != "first":
+        return Side(c, e, _kept_from(c, number, conventions.clip_ties == "prune"))
+    tied = 0 < rank.k < rank.n and m_k == m_next and m_k > 0
+    if not tied or conventions.clip_ties == "prune":
+        return Side(c, e, float(np.nextafter(number(m_k), number(inf))))
     if conventions.clip_ties == "first":
-        weights.prune_first(rank, last)
-    return Side(c, e, last)
+        weights.prune_first(rank, m_k)
+    return Side(c, e, m_k)
+
+
+def _kept_from(c: float, number: Any, beyond: bool) -> float:
+    """The smallest positive number of the weights' type from ``c`` on, or ``beyond`` it."""
+    rounded = number(c)
+    if float(rounded) < c or (float(rounded) == c and (beyond or not c)):
+        rounded = np.nextafter(rounded, number(inf))
+    return float(rounded)
 
 
 def _as_tensor(W: np.ndarray, name: str) -> torch.Tensor:

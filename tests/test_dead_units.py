@@ -13,6 +13,7 @@ from torch.nn import functional
 from clipq import fold_dead_units
 from clipq.encode_sparse_quantized_net_v2 import encode_sparse_quantized_net_v2
 from clipq.layers import compressible_layers
+from clipq.quantize_state import quantize_state
 from clipq.quantized_net import LayerSetting, QuantizedNet
 from clipq.weight_sharing import quantized_net
 
@@ -68,6 +69,13 @@ def test_whatever_is_dead_the_network_computes_the_same(seed, p, between, biases
         if biases[i + 1]:
             assert (rows | ~following.any(axis=0)).all(), "a unit that hears nothing is not listened to"
         assert (~rows | following.any(axis=0)).all(), "a unit that nobody listens to hears nothing"
+
+
+def test_layers_whose_bias_is_compressed_too_are_left_alone():
+    model = nn.Sequential(nn.Linear(20, 10), nn.ReLU(), nn.Linear(10, 3))
+    settings = {"0.weight": LayerSetting(0.95, 3), "0.bias": LayerSetting(0, 8), "2.weight": LayerSetting(0, 8)}
+    net = quantize_state(model.state_dict(), settings)
+    assert fold_dead_units(model, net) is net
 
 
 def test_a_unit_without_incoming_weights_moves_into_the_bias():

@@ -201,6 +201,8 @@ def test_generators_go_on_where_they_were() -> None:
         ({"schedule": "step", "gamma": 0.1, "step_epochs": 2.0}, 7, 1.0),
         ({"schedule": "step", "gamma": 0.1, "step_epochs": 2.0}, 8, 0.1),
         ({"schedule": "step", "gamma": 0.1, "step_epochs": 2.5}, 20, 0.01),
+        ({"schedule": "step", "gamma": 0.1, "step_epochs": 0.75}, 27, 1e-9),  # in units of 1/4 epoch: exactly nine
+        ({"schedule": "step", "gamma": 0.5, "step_epochs": 1.1, "warmup_epochs": 0.0}, 13, 0.25),
         ({"schedule": "cosine"}, 0, 1.0),
         ({"schedule": "cosine"}, 20, 0.5),
         ({"schedule": "cosine"}, 30, 0.14644660940672624),  # (1 - 1/sqrt 2) / 2
@@ -262,6 +264,27 @@ def test_gradients_are_scaled_down_together() -> None:
     config = TrainConfig(epochs=1, lr=1.0, momentum=0.0, schedule="constant", clip_grad_norm=1.0)
     fit(model, lambda epoch: [torch.tensor([[3.0, 4.0]])], config, objective=push)
     assert model.weight.tolist()[0] == pytest.approx([-0.6, -0.8], rel=1e-5)
+
+
+def test_a_step_of_the_rate_is_not_late_by_rounding() -> None:
+    config = TrainConfig(epochs=30, lr=1.0, schedule="step", gamma=0.5, step_epochs=1.1)
+    assert [learning_rate(config, step, 100) for step in (329, 330, 659, 660)] == [0.25, 0.125, 0.03125, 0.015625]
+
+
+def test_gradients_that_frozen_parameters_still_have_do_not_count() -> None:
+    results = []
+    for left in (None, 100.0):
+        model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1, bias=False))
+        for parameter in model.parameters():
+            nn.init.ones_(parameter)
+        for parameter in model[0].parameters():
+            parameter.requires_grad_(False)
+            parameter.grad = None if left is None else torch.full_like(parameter, left)
+        config = TrainConfig(epochs=1, lr=1.0, momentum=0.0, schedule="constant", clip_grad_norm=1.0)
+        batches = [torch.tensor([[3.0, 4.0]])]
+        fit(model, lambda epoch: batches, config, objective=lambda m, x: StepLoss(m(x).sum(), 0.0, 1))
+        results.append(model[1].weight.tolist())
+    assert results[0] == results[1]
 
 
 @pytest.mark.parametrize("decay_biases", [False, True])
@@ -516,6 +539,16 @@ def test_a_weight_that_the_last_step_leaves_nan_is_named_as_in_the_plain_network
 
     with pytest.raises(TrainingError, match=r"epoch 2, after step 3: .* in 0\.weight$"):
         clip_q(model, objective=objective)
+
+
+def test_a_frozen_parameter_that_is_infinite_on_purpose_is_not_blamed_for_a_loss_that_is_not_finite() -> None:
+    model = network()
+    model.register_parameter("mask", nn.Parameter(torch.tensor([0.0, -math.inf]), requires_grad=False))
+    assert first_not_finite(model, lambda: None) == "the parameter mask"
+    model[4].bias.data[1] = math.nan
+    assert first_not_finite(model, lambda: None) == "the parameter 4.bias"
+    model[4].bias.requires_grad_(False)
+    assert first_not_finite(model, lambda: model(torch.randn(2, 6))) == "the output of 4"
 
 
 def test_a_frozen_parameter_may_be_infinite() -> None:

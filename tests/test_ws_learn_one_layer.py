@@ -132,6 +132,16 @@ def by_hand(W, p, b, c):
     return np.array(codes).reshape(W.shape), levels
 
 
+@pytest.mark.parametrize("ties", ["prune", "keep"])
+def test_a_quantile_that_rounds_to_a_weight_decides_on_it(ties):
+    """p n lies just below a half, so that c, between two weights, is rounded to the larger one."""
+    w, p = np.sort(np.random.default_rng(0).random(25) + 0.5), 0.58
+    c = Conventions(clip_value="quantile", clip_count="round", clip_ties=ties)
+    learned = ws_learn_one_layer(w, p, 3, c)
+    assert learned.c_pos == w[14]
+    assert np.count_nonzero(learned.codes == 0) == (15 if ties == "prune" else 14)
+
+
 # Few distinct values, so that ties, edges hit exactly and empty intervals are common.
 coarse = st.integers(-6, 6).map(lambda v: v / 4)
 fine = st.floats(-2, 2, width=32)

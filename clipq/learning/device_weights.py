@@ -156,17 +156,22 @@ def _clip(rows: DeviceRows, survey: Survey, p: torch.Tensor, conventions: Conven
         return _Clip(m_k, _next_larger(m_k, rows.dtype), None)
     m_next = torch.where(k < n, _largest(rows, bins, n - k - 1), extremes)
     c = clip_value(m_k, m_next, product, k, conventions)
-    tied, last = (k > 0) & (k < n) & (m_k == m_next), m_k
-    if conventions.clip_value == "quantile":
-        last = torch.where(k == 0, m_next, m_k)
-        tied = c == last
-    beyond = _next_larger(last, rows.dtype)
+    if conventions.clip_value == "quantile" and conventions.clip_ties != "first":
+        return _Clip(c, _kept_from(c, rows.dtype, conventions.clip_ties == "prune"), None)
+    beyond = _next_larger(m_k, rows.dtype)
     if conventions.clip_ties == "prune":
         return _Clip(c, beyond, None)
-    tied &= last > 0
-    at = torch.where(tied, last, float("inf"))
+    tied = (k > 0) & (k < n) & (m_k == m_next) & (m_k > 0)
+    at = torch.where(tied, m_k, float("inf"))
     dropped = rows.drop_first(at, n, k) if conventions.clip_ties == "first" else None
-    return _Clip(c, torch.where(tied, last, beyond), dropped)
+    return _Clip(c, torch.where(tied, m_k, beyond), dropped)
+
+
+def _kept_from(c: torch.Tensor, dtype: torch.dtype, beyond: bool) -> torch.Tensor:
+    """The smallest positive numbers of the weights' type from ``c`` on, or ``beyond`` it, as float64."""
+    rounded = c.to(dtype).double()
+    too_low = (rounded < c) | ((rounded == c) & (torch.full_like(c, beyond, dtype=torch.bool) | (c == 0)))
+    return torch.where(too_low, _next_larger(rounded, dtype), rounded)
 
 
 def _next_larger(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
