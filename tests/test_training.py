@@ -271,6 +271,10 @@ def test_a_step_of_the_rate_is_not_late_by_rounding() -> None:
     assert [learning_rate(config, step, 100) for step in (329, 330, 659, 660)] == [0.25, 0.125, 0.03125, 0.015625]
 
 
+def one_batch(epoch: int) -> list[torch.Tensor]:
+    return [torch.tensor([[3.0, 4.0]])]
+
+
 def test_gradients_that_frozen_parameters_still_have_do_not_count() -> None:
     results = []
     for left in (None, 100.0):
@@ -281,8 +285,7 @@ def test_gradients_that_frozen_parameters_still_have_do_not_count() -> None:
             parameter.requires_grad_(False)
             parameter.grad = None if left is None else torch.full_like(parameter, left)
         config = TrainConfig(epochs=1, lr=1.0, momentum=0.0, schedule="constant", clip_grad_norm=1.0)
-        batches = [torch.tensor([[3.0, 4.0]])]
-        fit(model, lambda epoch: batches, config, objective=lambda m, x: StepLoss(m(x).sum(), 0.0, 1))
+        fit(model, one_batch, config, objective=lambda m, x: StepLoss(m(x).sum(), 0.0, 1))
         results.append(model[1].weight.tolist())
     assert results[0] == results[1]
 
