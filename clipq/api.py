@@ -26,11 +26,12 @@ from clipq.device import repeatable
 from clipq.encode_sparse_quantized_net_v2 import encode_sparse_quantized_net_v2
 from clipq.errors import DataError, ModelError, SettingError
 from clipq.held_state import is_expanded
-from clipq.layers import DEFAULT_TYPES, CompressibleLayer, compressible_layers, matches
+from clipq.layers import DEFAULT_TYPES, CompressibleLayer, compressible_layers
 from clipq.loader_epochs import LoaderEpochs, check_loader
 from clipq.matlab_net import write_mat
 from clipq.metric import Metric, epoch_error, search_error
 from clipq.model_check import check_state, entries_of, is_uninitialized, plain_model
+from clipq.name_patterns import Patterns
 from clipq.progress import NoProgress, ProgressBars, SearchBar
 from clipq.quantized_net import LayerSetting, QuantizedNet
 from clipq.search import Evaluation, given_settings, n_evaluations
@@ -135,8 +136,7 @@ def compress(
     check_state(plain, (layer.name for layer in layers))
     if train.epochs:
         _check_trainable(plain, loader)
-    for layer in layers:
-        warn_of_ties(layer.name, layer.weight, conventions)
+    warn_of_ties(((layer.name, layer.weight) for layer in layers), conventions)
     search = search or SearchConfig()
     chosen = given_settings(layers, search) if settings is None else _given_settings(layers, settings)
     error: Metric = search_error(search, metric, search_metric) if chosen is None else lambda model: 0.0
@@ -283,9 +283,9 @@ def _given_settings(layers: Sequence[CompressibleLayer], given: Mapping[str, The
     strange = [key for key in given if not isinstance(key, str)]
     if strange:
         raise SettingError(f"settings: expected layer names or shell patterns as keys, got {strange[0]!r}")
-    chosen, used = {}, set()
+    chosen, used, patterns = {}, set(), Patterns(given)
     for layer in layers:
-        key = next((k for k in given if matches(layer.name, (k,))), None)
+        key = patterns.first(layer.name)
         if key is None:
             raise ModelError(f"settings: no (p, b) for layer {layer.name}; given for: {', '.join(given) or 'none'}")
         chosen[layer.name] = _theta(key, given[key])

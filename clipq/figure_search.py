@@ -80,9 +80,11 @@ def search_progress(report: Report, new_figure: NewFigure) -> tuple[Figure, str]
 
 def _searched(report: Report) -> dict[str, list[Mapping[str, Any]]]:
     """The largest layers in the network's order -> their evaluations in turn."""
-    layers = [layer for layer in report["layers"] if any(e["layer"] == layer["name"] for e in report["search"])]
-    chosen = largest(layers, lambda layer: layer["weights"])
-    return {x["name"]: [e for e in report["search"] if e["layer"] == x["name"]] for x in chosen}
+    evaluations: dict[str, list[Mapping[str, Any]]] = {}
+    for evaluation in report["search"]:
+        evaluations.setdefault(evaluation["layer"], []).append(evaluation)
+    layers = [layer for layer in report["layers"] if layer["name"] in evaluations]
+    return {x["name"]: evaluations[x["name"]] for x in largest(layers, lambda layer: layer["weights"])}
 
 
 def _above_best(evaluations: Sequence[Mapping[str, Any]]) -> np.ndarray:

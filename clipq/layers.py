@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from itertools import chain
 from typing import Any, NamedTuple, TypeVar
 
@@ -18,9 +18,12 @@ from torch.nn.utils.weight_norm import WeightNorm
 from clipq.errors import ModelError, SettingError
 from clipq.held_state import is_expanded
 from clipq.model_check import is_uninitialized
+from clipq.name_patterns import Patterns
 from clipq.quantized_net import WEIGHT_DTYPES
 
 T = TypeVar("T")
+#: Marks of a place in memory.
+_OF_CHOSEN, _OF_ANOTHER = 1, 2
 #: Hooks that compute a weight from other parameters.
 _COMPUTING = (WeightNorm, SpectralNorm, BasePruningMethod)
 #: Modules whose weights are compressed unless the caller names other types: linear maps, and convolutions of any
@@ -76,18 +79,22 @@ def compressible_layers(
         name: synonyms.get(id(module._parameters.get(attribute)), [name])
         for name, (module, attribute) in candidates.items()
     }
-    for pattern in (*include, *exclude):
-        if pattern != "*" and not any(matches(n, (pattern,)) for group in names.values() for n in group):
+    taken_by, left_by = Patterns(include), Patterns(exclude)
+    every_name = [n for group in {id(group): group for group in names.values()}.values() for n in group]
+    for pattern in (*taken_by.unmatched(every_name), *left_by.unmatched(every_name)):
+        if pattern != "*":
             raise ModelError(
                 f"layer pattern {pattern!r} matches nothing; the network's layers: {', '.join(candidates)}"
             )
     chosen: dict[int, CompressibleLayer] = {}
+    owners, seen = _owners(model), set[int]()
     for name, (module, attribute) in candidates.items():
-        taken = any(matches(n, include) for n in names[name]) and not any(matches(n, exclude) for n in names[name])
-        if taken:
-            weight = _checked_weight(name, module, attribute)
-            if id(weight) not in chosen:
-                chosen[id(weight)] = CompressibleLayer(name, weight, _owners(model, weight))
+        group = names[name]
+        if id(group) in seen or not any(map(taken_by.match, group)) or any(map(left_by.match, group)):
+            continue
+        weight = _checked_weight(name, module, attribute)
+        seen.add(id(group))
+        chosen[id(weight)] = CompressibleLayer(name, weight, tuple(owners[id(weight)]))
     if not chosen:
         raise ModelError(
             f"no layer to compress among {', '.join(candidates) or 'none of the known types'}; "
@@ -95,12 +102,6 @@ def compressible_layers(
         )
     _check_memory(model, chosen)
     return list(chosen.values())
-
-
-def matches(name: str, patterns: Iterable[str]) -> bool:
-    """Whether any of the shell patterns (or exact names) stands for the weight ``name`` or for its module."""
-    own = (name, name.rpartition(".")[0])
-    return any(n == p or fnmatchcase(n, p) for p in patterns for n in own)
 
 
 def _as_tuple(name: str, given: T | Iterable[T], kind: type[T], expected: str) -> tuple[T, ...]:
@@ -180,8 +181,13 @@ def _checked_weight(name: str, module: nn.Module, attribute: str) -> nn.Paramete
     return weight
 
 
-def _owners(model: nn.Module, weight: nn.Parameter) -> tuple[tuple[nn.Module, str], ...]:
-    return tuple((m, key) for m in model.modules() for key, p in m._parameters.items() if p is weight)
+def _owners(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
+    """id of a parameter -> every (module, attribute) that holds it."""
+    owners: dict[int, list[tuple[nn.Module, str]]] = {}
+    for module in model.modules():
+        for attribute, parameter in module._parameters.items():
+            owners.setdefault(id(parameter), []).append((module, attribute))
+    return owners
 
 
 def _check_memory(model: nn.Module, chosen: Mapping[int, CompressibleLayer]) -> None:
@@ -192,17 +198,38 @@ def _check_memory(model: nn.Module, chosen: Mapping[int, CompressibleLayer]) -> 
             continue
         if tensor.numel() and not tensor.is_meta:
             spans.append(_Span(str(tensor.device), tensor.data_ptr(), _end(tensor), name, tensor))
-    before: list[_Span] = []  # those that start before a span and end after its start
-    for span in sorted(spans, key=lambda s: s[:3]):
-        before = [other for other in before if other.device == span.device and other.end > span.start]
-        for other in before:
-            either = id(span.tensor) in chosen or id(other.tensor) in chosen
-            if either and _share_elements(other.tensor, span.tensor):
-                raise ModelError(
-                    f"layers {other.name} and {span.name}: two tensors in the same memory; "
-                    "to tie weights, let both modules hold one and the same parameter"
-                )
-        before.append(span)
+    for together in _overlapping(sorted(spans, key=lambda s: s[:3])):
+        if any(id(span.tensor) in chosen for span in together):
+            _check_elements(together, chosen)
+
+
+def _overlapping(spans: Iterable[_Span]) -> Iterator[list[_Span]]:
+    """Of spans in order those that overlap, together, where there are several."""
+    together, end = list[_Span](), 0
+    for span in spans:
+        if together and (span.device != together[0].device or span.start >= end):
+            if len(together) > 1:
+                yield together
+            together, end = [], 0
+        together.append(span)
+        end = max(end, span.end)
+    if len(together) > 1:
+        yield together
+
+
+def _check_elements(together: Sequence[_Span], chosen: Mapping[int, CompressibleLayer]) -> None:
+    """Refuses two of these tensors, one of them chosen, that have a place in common."""
+    marks = _Marks([span.tensor for span in together])
+    for i, span in enumerate(together):
+        own = id(span.tensor) in chosen
+        place = marks.of(span.tensor)
+        if bool((place if own else place & _OF_CHOSEN).any()):
+            others = (o for o in together[:i] if (own or id(o.tensor) in chosen) and _meet(o.tensor, span.tensor))
+            raise ModelError(
+                f"layers {next(others).name} and {span.name}: two tensors in the same memory; "
+                "to tie weights, let both modules hold one and the same parameter"
+            )
+        place |= _OF_CHOSEN if own else _OF_ANOTHER
 
 
 class _Span(NamedTuple):
@@ -220,12 +247,26 @@ def _end(tensor: torch.Tensor) -> int:
     return tensor.data_ptr() + (last + 1) * tensor.element_size()
 
 
-def _share_elements(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Whether two tensors with overlapping spans have an element in common: two columns of a matrix have none."""
-    size, start = one.element_size(), min(one.data_ptr(), other.data_ptr())
-    if other.element_size() != size:
-        return True
-    taken = torch.zeros((max(_end(one), _end(other)) - start) // size, dtype=torch.bool)
-    of_one, of_other = (taken.as_strided(t.shape, t.stride(), (t.data_ptr() - start) // size) for t in (one, other))
-    of_one.fill_(True)
-    return bool(of_other.any())
+class _Marks:
+    """A byte for each place in the memory of some tensors: as large a piece as none of their elements is cut by."""
+
+    def __init__(self, tensors: Sequence[torch.Tensor]) -> None:
+        self._start = min(tensor.data_ptr() for tensor in tensors)
+        offsets = (tensor.data_ptr() - self._start for tensor in tensors)
+        self._unit = math.gcd(*offsets, *(tensor.element_size() for tensor in tensors))
+        n_bytes = max(map(_end, tensors)) - self._start
+        self._marks = torch.zeros(n_bytes // self._unit, dtype=torch.uint8)
+
+    def of(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The marks of a tensor's elements: a view."""
+        size = tensor.element_size() // self._unit
+        strides = [size * stride for stride in tensor.stride()]
+        first = (tensor.data_ptr() - self._start) // self._unit
+        return self._marks.as_strided((*tensor.shape, size), (*strides, 1), first)
+
+
+def _meet(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two tensors have an element, or a part of one, in common."""
+    marks = _Marks([one, other])
+    marks.of(one).fill_(1)
+    return bool(marks.of(other).any())

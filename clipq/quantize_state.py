@@ -9,7 +9,7 @@ import torch
 
 from clipq.conventions import Conventions
 from clipq.errors import ModelError
-from clipq.layers import matches
+from clipq.name_patterns import Patterns
 from clipq.quantized_net import DTYPE_NAMES, WEIGHT_DTYPES, LayerSetting, QuantizedNet
 from clipq.ties import warn_of_ties
 from clipq.ws_learn_one_layer import quantized_layer
@@ -42,15 +42,17 @@ def choose_settings(
         raise ModelError(
             "no tensor to compress: expected a floating type with two or more dimensions, got " + _listed(state)
         )
-    for pattern in (*include, *exclude):
-        if pattern != "*" and not any(matches(name, [pattern]) for name in candidates):
+    taken_by, left_by = Patterns(include), Patterns(exclude)
+    for pattern in (*taken_by.unmatched(candidates), *left_by.unmatched(candidates)):
+        if pattern != "*":
             raise ModelError(f"pattern {pattern!r} matches nothing; tensors to compress: {', '.join(candidates)}")
     chosen = {}
     if setting is not None:
-        chosen = {n: setting for n in candidates if matches(n, include) and not matches(n, exclude)}
+        chosen = {n: setting for n in candidates if taken_by.match(n) and not left_by.match(n)}
     named: dict[str, str] = {}
+    first = {_memory(name, tensor): name for name, tensor in _distinct(state).items()}
     for name, theta in given.items():
-        full = _full_name(state, name)
+        full = _full_name(state, name, first)
         if full in named:
             raise ModelError(f"tensor {full}: expected one setting, got two, for {named[full]} and {name}")
         named[full], chosen[full] = name, theta
@@ -72,8 +74,7 @@ def quantize_state(
         WeightError: NaN or Inf among weights to compress; names the tensor.
     """
     distinct = _distinct(state)
-    for name in settings:
-        warn_of_ties(name, state[name], conventions)
+    warn_of_ties(((name, state[name]) for name in settings), conventions)
     layers = tuple(quantized_layer(name, state[name], theta, conventions) for name, theta in settings.items())
     tensors = {name: tensor for name, tensor in distinct.items() if name not in settings}
     first = {_memory(name, tensor): name for name, tensor in distinct.items()}
@@ -100,12 +101,12 @@ def _listed(state: State) -> str:
     return ", ".join([*some, f"{len(state) - SHOWN} more"] if len(state) > SHOWN else some) or "no tensor"
 
 
-def _full_name(state: State, name: str) -> str:
-    """The name under which the tensor ``name`` or ``name.weight`` is stored."""
+def _full_name(state: State, name: str, first: Mapping[tuple, str]) -> str:
+    """The name under which the tensor ``name`` or ``name.weight`` is stored; ``first``: by its memory."""
     full = next((n for n in (name, f"{name}.weight") if n in state), None)
     if full is None:
         raise ModelError(f"no tensor {name!r}; there are: {', '.join(state)}")
     tensor = state[full]
     if tensor.dtype not in DTYPE_NAMES:
         raise ModelError(f"tensor {full}: expected one of {', '.join(WEIGHT_DTYPES)}, got {tensor.dtype}")
-    return next(n for n, t in _distinct(state).items() if n == full or _memory(n, t) == _memory(full, tensor))
+    return first[_memory(full, tensor)]

@@ -209,8 +209,8 @@ class Run:
         model = self._fresh_network()
         if self.experiment.network.weights:
             load_weights(model, self.experiment.network.weights)
-            for layer in self._layers(model):
-                warn_of_ties(layer.name, layer.weight, self.experiment.conventions)
+            weights = ((layer.name, layer.weight) for layer in self._layers(model))
+            warn_of_ties(weights, self.experiment.conventions)
             return deployed(model).to(self.device), History()
         model.to(self.device)
         history = self._fit(model, self.experiment.dense, "dense", self.files.dense, self._depends_on("dense"))

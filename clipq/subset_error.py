@@ -28,6 +28,10 @@ _SAMPLES = 500  # a CPU runs so many at a time: memory for more is got anew each
 _ROUNDING = 1e-3
 
 
+class _TooMuchError(Exception):
+    """More activations would have to be kept than may be."""
+
+
 class SubsetError:
     """model -> top-1 error in [0, 1] on a fixed subset.
 
@@ -55,10 +59,13 @@ class SubsetError:
         """The same error, as a function of this layer's weight alone: nothing before it may change any more."""
         model.eval()
         known = model in self._graphs
-        kept = self._kept_if_any(model, layer)
-        if kept is None and known:  # something of the network may have been replaced since
-            del self._graphs[model]
+        try:
             kept = self._kept_if_any(model, layer)
+            if kept is None and known:  # something of the network may have been replaced since
+                del self._graphs[model]
+                kept = self._kept_if_any(model, layer)
+        except _TooMuchError:
+            kept = None
         if kept is None:
             return lambda: self(model)
         rest, parts = kept
@@ -76,6 +83,8 @@ class SubsetError:
     ) -> tuple[nn.Module, list[tuple[Any, Any]]] | None:
         try:
             return self._kept(model, layer)
+        except _TooMuchError:
+            raise
         except Exception:  # tracing runs the model's own code, which may fail in any way on symbolic values
             return None
 
@@ -91,7 +100,10 @@ class SubsetError:
     def _kept(self, model: nn.Module, layer: CompressibleLayer) -> tuple[nn.Module, list[tuple[Any, Any]]] | None:
         """The network from the layer on, and for each part of the subset what that takes, and the labels.
 
-        None if it would be too much, or if that is not what the network computes.
+        None if that is not what the network computes.
+
+        Raises:
+            _TooMuchError: it would be too much.
         """
         traced = self._graph(model)
         before, rest = _cut(traced, _first_use(traced, layer))
@@ -104,7 +116,7 @@ class SubsetError:
             values = before(x)
             size += sum(v.numel() * v.element_size() for v in values if isinstance(v, torch.Tensor))
             if size > self._max_bytes:
-                return None
+                raise _TooMuchError
             kept.append((values, y))
         return rest, kept
 
@@ -172,7 +184,8 @@ def _cut(traced: fx.GraphModule, at: fx.Node) -> tuple[fx.GraphModule, fx.GraphM
     """The network in two: what comes before ``at`` gives a tuple of what the rest takes."""
     nodes = list(traced.graph.nodes)
     first, second = nodes[: nodes.index(at)], nodes[nodes.index(at) :]
-    needed = [node for node in first if not set(second).isdisjoint(node.users)]
+    later = set(second)
+    needed = [node for node in first if not later.isdisjoint(node.users)]
     before, copies = fx.Graph(), dict[fx.Node, fx.Node]()
     for node in first:
         copies[node] = before.node_copy(node, copies.__getitem__)

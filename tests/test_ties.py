@@ -11,7 +11,9 @@ import clipq
 from clipq.conventions import Conventions
 from clipq.quantize_state import quantize_state
 from clipq.quantized_net import LayerSetting
+from clipq.ties import warn_of_ties
 from clipq.train_config import TrainConfig
+from clipq.ws_learn_one_layer import ws_learn_one_layer
 
 AS_IT_IS = TrainConfig(epochs=0)
 
@@ -26,7 +28,7 @@ def compressed_once() -> nn.Linear:
 def test_a_small_rate_takes_most_of_a_compressed_layer_and_a_warning_says_so() -> None:
     model = compressed_once()
     before = int(model.weight.count_nonzero())
-    with pytest.warns(UserWarning, match=r"^weight: its weights have \d magnitudes.*clip_ties = first"):
+    with pytest.warns(UserWarning, match=r"^weight \(\d\): as few magnitudes as .*clip_ties = first"):
         clipq.compress(model, [], None, settings={"*": (0.03, 2)}, train=AS_IT_IS)
     assert int(model.weight.count_nonzero()) < 0.5 * before
 
@@ -39,6 +41,13 @@ def test_with_the_reading_that_it_names_a_rate_takes_what_it_says_and_nothing_is
         first = Conventions(clip_ties="first")
         clipq.compress(model, [], None, settings={"*": (0.03, 2)}, train=AS_IT_IS, conventions=first)
     assert 0.96 * before < int(model.weight.count_nonzero()) < before
+
+
+def test_of_many_layers_one_warning_tells():
+    layers = {f"{i}.weight": ws_learn_one_layer(torch.randn(40, 50), 0.5, 3).quantized for i in range(7)}
+    with pytest.warns(UserWarning, match=r"^0\.weight \(\d\), .*4\.weight \(\d\), 2 more: as few") as seen:
+        warn_of_ties(layers.items(), Conventions())
+    assert len(seen) == 1
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
