@@ -158,4 +158,4 @@ def test_only_leaving_out_may_be_begun_on_the_way() -> None:
         assert not skipping.may_go_on_as(other)
     assert not plain.may_go_on_as(experiment(SKIP, "run.seed=1"))
     cifar, with_options = experiment(dataset="cifar10"), experiment(SKIP, dataset="cifar10")
-    assert not cifar.may_go_on_as(with_options), "whose usual preparation is another one"
+    assert cifar.may_go_on_as(with_options), "what is not said is as usual for this data set, too"
