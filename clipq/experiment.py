@@ -59,7 +59,7 @@ class DataConfig:
     def __post_init__(self) -> None:
         if self.shift < 0:
             raise SettingError(f"data option shift: expected >= 0, got {self.shift}")
-        if self.shift and self.dataset in ("cifar10", "cifar100", "imagenet"):
+        if self.shift and usual_preparation(self.dataset):
             raise SettingError(
                 f"data option shift: expected 0 for {self.dataset}, whose [data.images] has pad and augmentation, got "
                 f"{self.shift}"
@@ -216,13 +216,12 @@ def load_experiment(name_or_path: str | Path, overrides: Mapping[str, str] | Non
 def _prepare_as_usual(table: dict[str, Any], overrides: Mapping[str, str]) -> None:
     """Fills up ``[data.images]``, where file or overrides have any of it, with what is usual for the data set."""
     data = table.get("data", {})
+    images = data.get("images", {}) if isinstance(data, dict) else None
+    if not isinstance(images, dict):
+        return  # no tables, which is an error of the file
     usual = usual_preparation(overrides.get("data.dataset", data.get("dataset", DataConfig.dataset)))
     if usual and ("images" in data or any(key.startswith("data.images.") for key in overrides)):
-        given = data.get("images", {})
-        table["data"] = {
-            **data,
-            "images": {**toml_config.to_table(usual), **given} if isinstance(given, dict) else given,
-        }
+        table["data"] = {**data, "images": {**toml_config.to_table(usual), **images}}
 
 
 def _name_of(path: Path) -> str:

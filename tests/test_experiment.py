@@ -126,6 +126,8 @@ def test_overrides(tmp_path: Path):
         ("train = 3", r"train: expected a table, got 3"),
         ("experiment = 3", r"experiment: expected a table, got 3"),
         ("[train]\nlr = -1", r"mine\.toml: \[train\]: training option lr: expected > 0, got -1\.0"),
+        ("data = 3", r"data: expected a table, got 3"),
+        ("[data]\ndataset = 'imagenet'\nimages = 3", r"data\.images: expected a table, got 3"),
         ("[conventions]\npartition = 'both'", r"conventions\.partition: expected one of .*'joined'.*got 'both'"),
         ("[conventions]\nclip_value = 'quantile'", r"\[conventions\]: .*A03"),
         ('[data]\ndataset = "cifar10"\nshift = 2', r"shift: expected 0 for cifar10, .*, got 2"),
