@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import operator
 from collections import UserDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -46,8 +46,7 @@ def _part(batch: Any, samples: slice, n: int) -> Any:
 
 def _holds_arrays(batch: Any) -> bool:
     """Whether there is anything in it that may have an entry a sample."""
-    parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, tuple | list) else ()
-    return isinstance(batch, torch.Tensor | np.ndarray) or any(map(_holds_arrays, parts))
+    return isinstance(batch, torch.Tensor | np.ndarray) or any(map(_holds_arrays, _parts(batch)))
 
 
 def copied(batch: Any) -> Any:
@@ -59,8 +58,7 @@ def tensors_of(batch: Any) -> list[torch.Tensor]:
     """All of them, one after the other."""
     if isinstance(batch, torch.Tensor):
         return [batch]
-    parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, tuple | list) else ()
-    return [tensor for part in parts for tensor in tensors_of(part)]
+    return [tensor for part in _parts(batch) for tensor in tensors_of(part)]
 
 
 def equal(batch: Any, other: Any) -> bool:
@@ -85,6 +83,11 @@ def inputs_and_labels(batch: Any) -> tuple[Any, Any]:
             "objective and measured with a metric of your own"
         )
     return batch[0], batch[1]
+
+
+def _parts(batch: Any) -> Iterable[Any]:
+    """What a container holds; nothing of anything else."""
+    return batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, tuple | list) else ()
 
 
 def _mapped(batch: Any, change: Callable[[Any], Any]) -> Any:

@@ -37,7 +37,8 @@ def choose_settings(
         ModelError: a name or a pattern that matches nothing, a tensor that is not of a floating type that can be
             compressed, two settings for one tensor, or nothing to compress.
     """
-    candidates = [n for n, t in _distinct(state).items() if t.ndim >= 2 and t.dtype in DTYPE_NAMES]
+    first = _first_names(state)
+    candidates = [n for n in first.values() if state[n].ndim >= 2 and state[n].dtype in DTYPE_NAMES]
     if setting is not None and not candidates and not given:
         raise ModelError(
             "no tensor to compress: expected a floating type with two or more dimensions, got " + _listed(state)
@@ -50,7 +51,6 @@ def choose_settings(
     if setting is not None:
         chosen = {n: setting for n in candidates if taken_by.match(n) and not left_by.match(n)}
     named: dict[str, str] = {}
-    first = {_memory(name, tensor): name for name, tensor in _distinct(state).items()}
     for name, theta in given.items():
         full = _full_name(state, name, first)
         if full in named:
@@ -73,21 +73,21 @@ def quantize_state(
     Raises:
         WeightError: NaN or Inf among weights to compress; names the tensor.
     """
-    distinct = _distinct(state)
+    first = _first_names(state)
     warn_of_ties(((name, state[name]) for name in settings), conventions)
     layers = tuple(quantized_layer(name, state[name], theta, conventions) for name, theta in settings.items())
-    tensors = {name: tensor for name, tensor in distinct.items() if name not in settings}
-    first = {_memory(name, tensor): name for name, tensor in distinct.items()}
-    aliases = {name: first[_memory(name, tensor)] for name, tensor in state.items() if name not in distinct}
+    tensors = {name: state[name] for name in first.values() if name not in settings}
+    names = {name: first[_memory(name, tensor)] for name, tensor in state.items()}
+    aliases = {name: own for name, own in names.items() if name != own}
     return QuantizedNet(layers, tensors, aliases)
 
 
-def _distinct(state: State) -> dict[str, torch.Tensor]:
-    """Without the further names of a tensor that is there already."""
+def _first_names(state: State) -> dict[tuple, str]:
+    """Each tensor's first name, by its memory, in the order of ``state``."""
     first: dict[tuple, str] = {}
     for name, tensor in state.items():
         first.setdefault(_memory(name, tensor), name)
-    return {name: state[name] for name in first.values()}
+    return first
 
 
 def _memory(name: str, tensor: torch.Tensor) -> tuple:
@@ -102,7 +102,7 @@ def _listed(state: State) -> str:
 
 
 def _full_name(state: State, name: str, first: Mapping[tuple, str]) -> str:
-    """The name under which the tensor ``name`` or ``name.weight`` is stored; ``first``: by its memory."""
+    """The name under which the tensor ``name`` or ``name.weight`` is stored; ``first``: ``_first_names``."""
     full = next((n for n in (name, f"{name}.weight") if n in state), None)
     if full is None:
         raise ModelError(f"no tensor {name!r}; there are: {', '.join(state)}")

@@ -85,8 +85,8 @@ def entropy_size(codes: np.ndarray, b: int, levels: np.ndarray | None = None) ->
         return 1, 0
     negative = 2 ** (b - 1) if levels is None else _leading_negatives(levels)
     if codes.size > _WHOLE:
-        size, used = _large_size(codes, b, negative)
-        if _SPARSE * size >= codes.size:
+        size, used, exact = _large_size(codes, b, negative)
+        if exact or _SPARSE * size >= codes.size:
             return 2 + size, _codebook_bits(levels, used, negative) // 8
     _, plan, used = _choose(codes, b, negative)
     codebook = _codebook_bits(levels, used, negative)
@@ -169,14 +169,14 @@ def _choose(codes: np.ndarray, b: int, negative: int) -> tuple[int, PlanePlan | 
     return (PLANES, planes, used) if planes.size() < patterns.size() else (PATTERNS, patterns, used)
 
 
-def _large_size(codes: np.ndarray, b: int, negative: int) -> tuple[int, np.ndarray]:
-    """About the bytes of a large layer's codes, and which codes occur."""
+def _large_size(codes: np.ndarray, b: int, negative: int) -> tuple[int, np.ndarray, bool]:
+    """The bytes of a large layer's codes, which codes occur, and whether no sample was needed to count them."""
     layer, patterns = _both(codes, b, negative)
     size, used = patterns.size(), patterns.code_counts > 0
-    if _planes_pay(layer, patterns):
-        fitted = LayerSample(layer, *_TO_FIT).fit()
-        size = min(size, estimate_planes(LayerSample(layer, *_TO_COUNT), fitted))
-    return size, used
+    if not _planes_pay(layer, patterns):
+        return size, used, True
+    fitted = LayerSample(layer, *_TO_FIT).fit()
+    return min(size, estimate_planes(LayerSample(layer, *_TO_COUNT), fitted)), used, False
 
 
 def _both(codes: np.ndarray, b: int, negative: int) -> tuple[CodedLayer, PatternPlan]:

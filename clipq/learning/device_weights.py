@@ -170,7 +170,7 @@ def _clip(rows: DeviceRows, survey: Survey, p: torch.Tensor, conventions: Conven
 def _kept_from(c: torch.Tensor, dtype: torch.dtype, beyond: bool) -> torch.Tensor:
     """The smallest positive numbers of the weights' type from ``c`` on, or ``beyond`` it, as float64."""
     rounded = c.to(dtype).double()
-    too_low = (rounded < c) | ((rounded == c) & (torch.full_like(c, beyond, dtype=torch.bool) | (c == 0)))
+    too_low = (rounded < c) | ((rounded == c) & ((c == 0) | beyond))
     return torch.where(too_low, _next_larger(rounded, dtype), rounded)
 
 

@@ -220,22 +220,20 @@ function codes = assign(w, part, edge)
   neg = w < 0;
   pos = w > 0;
   codes = zeros(numel(w), 1);
-  switch edge
+  switch edge                            % whether an edge of the weight's own magnitude is passed
     case 'outer'
-      below_neg = edges_passed(@gt, part.edges_neg, abs(w(neg)));
-      below_pos = edges_passed(@le, part.edges_pos, w(pos));
+      passes = {@gt, @le};
     case 'inner'
-      below_neg = edges_passed(@ge, part.edges_neg, abs(w(neg)));
-      below_pos = edges_passed(@lt, part.edges_pos, w(pos));
+      passes = {@ge, @lt};
     case 'upper'
-      below_neg = edges_passed(@ge, part.edges_neg, abs(w(neg)));
-      below_pos = edges_passed(@le, part.edges_pos, w(pos));
+      passes = {@ge, @le};
     case 'lower'
-      below_neg = edges_passed(@gt, part.edges_neg, abs(w(neg)));
-      below_pos = edges_passed(@lt, part.edges_pos, w(pos));
+      passes = {@gt, @lt};
     otherwise
       unknown_option('edge', edge);
   end
+  below_neg = edges_passed(passes{1}, part.edges_neg, abs(w(neg)));
+  below_pos = edges_passed(passes{2}, part.edges_pos, w(pos));
   codes(neg) = part.first_neg + below_neg;
   codes(pos) = part.first_pos + below_pos;
 end
