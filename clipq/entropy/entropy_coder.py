@@ -25,9 +25,11 @@ from clipq.quantized_net import QuantizedLayer
 
 EMPTY, PLANES, PATTERNS = range(3)
 _UNEVEN = 4
-#: Layers of more weights than this are modelled by planes only where a sample of them says that it pays.
+#: Layers of more weights than this are modelled by planes only where a sample of them says that it pays: that planes
+#: take less than this share of what patterns take, of layers of so many weights at most.  Planes take a second for a few
+#: million weights, and patterns' tables 0.3 % of what these may take.
 LARGE = 1 << 19
-_WORTH = 0.997
+_WORTH = {1 << 22: 0.999, MOST_SYMBOLS: 0.997}
 #: How many weights of how many parts of a large layer are looked at to choose its model, to fit it, and to count the
 #: bytes of a layer of more weights than ``_WHOLE``.
 _TO_CHOOSE, _TO_FIT, _TO_COUNT = (1 << 18, 4), (1 << 21, 4), (1 << 23, 8)
@@ -197,7 +199,8 @@ def _planes_pay(layer: CodedLayer, patterns: PatternPlan) -> bool:
     walked, parts = _TO_CHOOSE
     enough = _KEPT_TO_CHOOSE * layer.codes.size // int(layer.kept.sum())
     sample = LayerSample(layer, max(walked, enough), parts)
-    return 2 * sample.walked > layer.codes.size or estimate_planes(sample, sample.fit()) < _WORTH * patterns.size()
+    worth = next(share for most, share in _WORTH.items() if layer.codes.size <= most)
+    return 2 * sample.walked > layer.codes.size or estimate_planes(sample, sample.fit()) < worth * patterns.size()
 
 
 def _plane_plan(codes: np.ndarray, b: int, negative: int, fitted: Fitted | None = None) -> PlanePlan:
