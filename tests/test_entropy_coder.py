@@ -1,3 +1,4 @@
+import tracemalloc
 from pathlib import Path
 
 import format_reader
@@ -114,6 +115,30 @@ def _entropy(codes: np.ndarray) -> float:
     p = np.bincount(codes.reshape(-1)) / codes.size
     p = p[p > 0]
     return float(-(p * np.log2(p)).sum()) * codes.size / 8
+
+
+@pytest.mark.parametrize(("model", "rows", "p", "b"), [(PLANES, 4096, 0.9, 4), (PATTERNS, 2048, 0.0, 8)])
+def test_large_layers_take_less_than_twice_their_weights_in_memory(model: int, rows: int, p: float, b: int) -> None:
+    """Encoding as decoding, in bytes of float32; rows of unlike sizes are a matter of planes."""
+    rng = np.random.default_rng(0)
+    weights = rng.standard_normal((rows, 8192), np.float32)
+    if model == PLANES:
+        weights *= np.exp(rng.standard_normal((rows, 1), np.float32))
+    learned = ws_learn_one_layer(weights, p, b)
+    layer = QuantizedLayer("w", b, learned.codes, learned.levels)
+    del weights, learned
+    tracemalloc.start()
+    try:
+        data = _section(layer)
+        to_encode = tracemalloc.get_traced_memory()[1]
+        tracemalloc.reset_peak()
+        codes = _decoded(data, layer)
+        to_decode = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert data[0] == model
+    assert np.array_equal(codes, layer.codes)
+    assert max(to_encode, to_decode) < 2 * 4 * codes.size
 
 
 def _information(codes: np.ndarray, density: float = 0.1) -> float:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Sequence
 from types import ModuleType
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,6 +13,8 @@ import numpy as np
 _FIELDS_AT_ONCE = 1 << 14
 #: Of more fields at once those without bits are dropped.
 _FEW = 1000
+#: So many fields wait to be packed, at most, and those put last.
+_WAITING = 1 << 16
 
 
 class QueueShortError(Exception):
@@ -22,15 +25,42 @@ class QueueShortError(Exception):
         self.missing = missing
 
 
+class Bits(NamedTuple):
+    """The first ``size`` bits of ``data`` (uint8), the highest bit of a byte first; those after them are 0."""
+
+    data: np.ndarray
+    size: int
+
+    @classmethod
+    def of(cls, bits: np.ndarray) -> Bits:
+        """Of an array of 0 and 1."""
+        return cls(np.packbits(bits), bits.size)
+
+
+def concatenated(parts: Sequence[Bits]) -> Bits:
+    """One part's bits after the other's."""
+    size = sum(part.size for part in parts)
+    data, at = np.zeros(size // 8 + 2, np.uint8), 0
+    for part in parts:
+        first, shift = divmod(at, 8)
+        data[first : first + part.data.size] |= part.data >> np.uint8(shift)
+        if shift:
+            data[first + 1 : first + 1 + part.data.size] |= part.data << np.uint8(8 - shift)
+        at += part.size
+    return Bits(data[: (size + 7) // 8], size)
+
+
 class BitQueue:
     """A queue of bits that is written at its front and gives bits back from its end, where ``end`` (0 and 1) stands.
 
-    A field is an integer and how many of its lowest bits count.  What has not been asked for yet stays in fields.
+    A field is an integer and how many of its lowest bits count.  What was put first is packed when much waits.
     """
 
     def __init__(self, end: np.ndarray, kernels: ModuleType | None) -> None:
         self._kernels = kernels
-        self._fields: deque[tuple[np.ndarray, np.ndarray]] = deque()  # in the order of their coming: the last first
+        self._fields: list[tuple[np.ndarray, np.ndarray]] = []  # in the order of their coming: the last first
+        self._waiting = 0
+        self._packed: deque[Bits] = deque()  # so, too
         self._end = end
 
     def put(self, values: np.ndarray, widths: np.ndarray) -> None:
@@ -45,6 +75,9 @@ class BitQueue:
     def keep(self, values: np.ndarray, widths: np.ndarray) -> None:
         """Puts these fields themselves."""
         self._fields.append((values, widths))
+        self._waiting += widths.size
+        if self._waiting > _WAITING:
+            self._pack()
 
     def take(self, n: int) -> np.ndarray:
         """The last n bits, in their order, as uint8 of 0 and 1.
@@ -52,46 +85,50 @@ class BitQueue:
         Raises:
             QueueShortError: there are fewer.
         """
-        missing = n - self._end.size
-        if missing > 0:
-            fields = []
-            while missing > 0:
-                if not self._fields:
-                    raise QueueShortError(missing)
-                fields.append(self._fields.popleft())
-                missing -= int(np.add.reduce(fields[-1][1]))
-            self._end = np.concatenate([_as_bits(*_joined(fields)), self._end])
+        if n > self._end.size:
+            self._unpack(n - self._end.size)
         self._end, taken = self._end[: self._end.size - n], self._end[self._end.size - n :]
         return taken
 
-    def packed(self) -> tuple[bytes, int]:
-        """All bits as bytes, the highest bit of a byte first, and their number."""
-        end = self._end.astype(np.int32), np.ones(self._end.size, np.int32)
-        return _pack_fields(*_joined([end, *self._fields]), self._kernels)
+    def _unpack(self, missing: int) -> None:
+        """Puts so many bits more to the end, or more of them."""
+        bits = [self._end]
+        while missing > 0:
+            if not self._packed:
+                self._pack()
+            if not self._packed:
+                raise QueueShortError(missing)
+            bits.append(_unpacked(self._packed.popleft()))
+            missing -= bits[-1].size
+        self._end = np.concatenate(bits[::-1])
+
+    def _pack(self) -> None:
+        if self._fields:
+            self._packed.append(_pack_fields(*_joined(self._fields), self._kernels))
+            self._fields, self._waiting = [], 0
+
+    def packed(self) -> Bits:
+        """All bits."""
+        self._pack()
+        return concatenated([*reversed(self._packed), Bits.of(self._end)])
 
 
-def _as_bits(values: np.ndarray, widths: np.ndarray) -> np.ndarray:
-    """The bits of each value, the highest of its width first: uint8 of 0 and 1."""
-    ends = widths.cumsum(dtype=np.int32)
-    shifts = ends.repeat(widths)
-    shifts -= np.arange(1, shifts.size + 1, dtype=np.int32)
-    bits = values.repeat(widths)
-    bits >>= shifts
-    return bits.astype(np.uint8) & np.uint8(1)
+def _unpacked(bits: Bits) -> np.ndarray:
+    return np.unpackbits(bits.data, count=bits.size)
 
 
-def _joined(fields: Iterable[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+def _joined(fields: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
     """These fields, the last ones first."""
     values, widths = zip(*fields, strict=True)
     return np.concatenate(values[::-1]), np.concatenate(widths[::-1])
 
 
-def _pack_fields(values: np.ndarray, widths: np.ndarray, kernels: ModuleType | None) -> tuple[bytes, int]:
-    """The fields, one after the other from the highest bit of the first byte, and how many bits they are."""
+def _pack_fields(values: np.ndarray, widths: np.ndarray, kernels: ModuleType | None) -> Bits:
+    """The fields, one after the other."""
     n_bits = int(widths.sum(dtype=np.int64))
     words = np.zeros(n_bits // 32 + 2, np.uint32)
     (kernels.pack if kernels else _pack)(values, widths, words)
-    return words.astype(">u4").tobytes()[: (n_bits + 7) // 8], n_bits
+    return Bits(words.astype(">u4").view(np.uint8)[: (n_bits + 7) // 8], n_bits)
 
 
 def _pack(values: np.ndarray, widths: np.ndarray, words: np.ndarray) -> None:

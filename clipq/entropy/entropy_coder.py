@@ -14,7 +14,7 @@ import numpy as np
 from clipq.byte_reader import ByteReader
 from clipq.entropy.bit_fields import BitReader
 from clipq.entropy.codebook import pack_codebook, read_codebook
-from clipq.entropy.pattern_coder import MOST_SYMBOLS, PatternPlan, decode_patterns
+from clipq.entropy.pattern_coder import MOST_SYMBOLS, PatternPlan, byte_counts, decode_patterns
 from clipq.entropy.plane_coder import PlanePlan, decode_planes
 from clipq.entropy.plane_estimate import estimate_planes
 from clipq.entropy.plane_header import MOST_WEIGHTS, SLAB_POSITIONS
@@ -26,8 +26,8 @@ from clipq.quantized_net import QuantizedLayer
 EMPTY, PLANES, PATTERNS = range(3)
 _UNEVEN = 4
 #: Layers of more weights than this are modelled by planes only where a sample of them says that it pays: that planes
-#: take less than this share of what patterns take, of layers of so many weights at most.  Planes take a second for a few
-#: million weights, and patterns' tables 0.3 % of what these may take.
+#: take less than this share of what patterns take, of layers of so many weights at most.  It takes planes a second for
+#: a few million weights, and patterns' tables 0.3 % of what these may take.
 LARGE = 1 << 19
 _WORTH = {1 << 22: 0.999, MOST_SYMBOLS: 0.997}
 #: How many weights of how many parts of a large layer are looked at to choose its model, to fit it, and to count the
@@ -39,6 +39,7 @@ _WHOLE = 1 << 24
 _SPARSE = 256
 #: The model is chosen by more weights if fewer than this of them are kept.
 _KEPT_TO_CHOOSE = 1 << 14
+_AT_ONCE = 1 << 16
 #: About what a level takes.
 _BITS_PER_LEVEL = 22
 
@@ -120,17 +121,24 @@ def decode_entropy(reader: ByteReader, shape: tuple[int, ...], b: int) -> tuple[
             f"got {model} of {n} weights, {negative} negative codes"
         )
     if model == PATTERNS:
-        codes, of_kept, rest = decode_patterns(reader, n, b)
+        codes, _, rest = decode_patterns(reader, n, b)
     else:
         largest = max(negative, 2**b - 1 - negative)
         magnitude, is_negative, rest = decode_planes(reader, *matrix(shape), kernel_size(shape), largest)
-        kept = np.flatnonzero(magnitude != 0)  # faster than that of integers
-        of_kept = _signed_to_codes(magnitude.reshape(-1).take(kept), is_negative.reshape(-1).take(kept), negative)
-        if kept.size and int(of_kept.max()) >= 2**b:
-            reader.invalid(f"expected codes below 2^{b}, got {int(of_kept.max())}")
         codes = np.zeros(n, np.uint8)
-        codes[kept] = of_kept
-    return _read_levels(reader, rest, _used(of_kept, b), negative), codes.reshape(shape)
+        for part in _parts(n):
+            of_part = magnitude.reshape(-1)[part]
+            kept = np.flatnonzero(of_part != 0)  # faster than that of integers
+            of_kept = _signed_to_codes(of_part.take(kept), is_negative.reshape(-1)[part].take(kept), negative)
+            if kept.size and int(of_kept.max()) >= 2**b:
+                reader.invalid(f"expected codes below 2^{b}, got {int(of_kept.max())}")
+            codes[part][kept] = of_kept
+    return _read_levels(reader, rest, _used(codes, b), negative), codes.reshape(shape)
+
+
+def _parts(n: int) -> list[slice]:
+    """Of n weights as many at once as the processor's cache takes: NumPy looks up by copies of 64 bits."""
+    return [slice(i, i + _AT_ONCE) for i in range(0, n, _AT_ONCE)]
 
 
 def _read_levels(reader: ByteReader, rest: np.ndarray, used: np.ndarray, negative: int) -> np.ndarray:
@@ -143,8 +151,8 @@ def _read_levels(reader: ByteReader, rest: np.ndarray, used: np.ndarray, negativ
 
 
 def _used(codes: np.ndarray, b: int) -> np.ndarray:
-    """Which codes from 1 on occur among ``codes`` (uint8 or uint16, none 0): bool [2^b - 1]."""
-    return np.bincount(codes, minlength=2**b)[1:] > 0
+    """Which codes from 1 on occur among ``codes`` (uint8): bool [2^b - 1]."""
+    return byte_counts(codes.reshape(-1))[1 : 2**b] > 0
 
 
 def matrix(shape: tuple[int, ...]) -> tuple[int, int]:
@@ -161,7 +169,7 @@ def kernel_size(shape: tuple[int, ...]) -> int:
 def _choose(codes: np.ndarray, b: int, negative: int) -> tuple[int, PlanePlan | PatternPlan, np.ndarray]:
     """The model, and which codes occur: planes, but for large layers of which patterns, by a sample, take less."""
     if codes.size <= LARGE:
-        return PLANES, _plane_plan(codes, b, negative), _used(codes[codes != 0], b)
+        return PLANES, _plane_plan(codes, b, negative), _used(codes, b)
     layer, patterns = _both(codes, b, negative)
     used = patterns.code_counts > 0
     if not _planes_pay(layer, patterns):
@@ -220,7 +228,10 @@ def _leading_negatives(levels: np.ndarray) -> int:
 def _codes_to_signed(codes: np.ndarray, negative: int) -> tuple[np.ndarray, np.ndarray]:
     """Numbers of levels from zero (uint8), and which weights are negative (bool)."""
     table = np.concatenate([[0], np.arange(negative, 0, -1), np.arange(1, 256 - negative)]).astype(np.uint8)
-    return table.take(codes), (codes > 0) & (codes <= negative)
+    magnitude = np.empty(codes.shape, np.uint8)
+    for part in _parts(codes.size):
+        magnitude.reshape(-1)[part] = table.take(codes.reshape(-1)[part])
+    return magnitude, (codes > 0) & (codes <= negative)
 
 
 def _signed_to_codes(magnitude: np.ndarray, is_negative: np.ndarray, negative: int) -> np.ndarray:

@@ -189,8 +189,11 @@ class LaneDecoder:
 
     def _four_bytes(self, start: int, stop: int) -> np.ndarray:
         """The big-endian uint32 that starts at each byte."""
-        part = self._bytes[start : stop + 3].astype(np.uint32)
-        return part[:-3] << 24 | part[1:-2] << 16 | part[2:-1] << 8 | part[3:]
+        words = self._bytes[start:stop].astype(np.uint32)
+        for after in (1, 2, 3):  # in place, as these are most of what a large stream takes
+            words <<= np.uint32(8)
+            words |= self._bytes[start + after : stop + after]
+        return words
 
 
 def _from_each_bit(words: np.ndarray) -> np.ndarray:

@@ -8,12 +8,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from clipq.entropy.bit_queue import BitQueue, QueueShortError
+from clipq.entropy.bit_queue import BitQueue, Bits, QueueShortError
 from clipq.entropy.integer_log import PROBABILITY_BITS
 from clipq.entropy.lanes import LOW, ONE, ONE_BY_ONE, STATE_BITS, Closing, SymbolTable, steps
 
 #: So that what is worked on stays in the processor's cache.
 _SYMBOLS_AT_ONCE = 1 << 14
+#: The bits of a share.
+SHARE = ONE - 1
 _WORTH = (1 << np.arange(STATE_BITS - 1, -1, -1)).astype(np.float32)
 
 
@@ -34,6 +36,15 @@ def _none(first: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
     return np.zeros(0, np.int32), np.zeros(0, np.int32)
 
 
+def decided(q: np.ndarray, ones: np.ndarray) -> np.ndarray:
+    """Decisions ``ones`` (bool) and their probabilities ``q`` of a one, 1 to ONE - 1, in one number each: int16.
+
+    It is q for a one and -q for a zero; so its lowest bits are the decision's own share.
+    """
+    signed: np.ndarray = np.where(ones, q, -q).astype(np.int16)
+    return signed
+
+
 class LaneEncoder:
     """Collects symbols in the decoder's order; ``finish`` codes them, last one first.  Arrays are not copied.
 
@@ -44,14 +55,14 @@ class LaneEncoder:
         self._runs: list[_Run] = []
         self._kernels = kernels
 
-    def decide(self, q: np.ndarray, ones: np.ndarray, closing: Closing | None = None) -> None:
-        """Decisions ``ones`` (bool) with probabilities ``q`` of a one; ``closing`` as in ``LaneDecoder.decide``."""
+    def decide(self, decisions: np.ndarray, closing: Closing | None = None) -> None:
+        """Decisions as ``decided`` has them; ``closing`` as in ``LaneDecoder.decide``."""
 
         def part(first: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-            of_part, p = ones[first:stop], q[first:stop].astype(np.int32)
-            return np.where(of_part, p, ONE - p), np.where(of_part, 0, p)
+            some = decisions[first:stop].astype(np.int32)
+            return some & SHARE, np.maximum(-some, 0)
 
-        self._runs.append(_Run(q.size, part, closing))
+        self._runs.append(_Run(decisions.size, part, closing))
 
     def symbols(self, table: SymbolTable, symbols: np.ndarray, closing: Closing | None = None) -> None:
         """Symbols (uint8) of a table."""
@@ -65,8 +76,8 @@ class LaneEncoder:
         """As ``LaneDecoder.close``."""
         self._runs.append(_Run(0, _none, None, keep))
 
-    def finish(self, lanes: int, rest: np.ndarray) -> tuple[bytes, int]:
-        """The stream and how many bits of it count.
+    def finish(self, lanes: int, rest: np.ndarray) -> Bits:
+        """The stream.
 
         rest: uint8 of 0 and 1, what the decoder's ``finish`` gives, but for zeros after it.
         """
@@ -76,7 +87,7 @@ class LaneEncoder:
             except QueueShortError as short:  # too many lanes for the symbols after them: some start from zeros
                 rest = np.concatenate([rest, np.zeros(short.missing, np.uint8)])
 
-    def _code(self, lanes: int, bits: BitQueue) -> tuple[bytes, int]:
+    def _code(self, lanes: int, bits: BitQueue) -> Bits:
         state, started = np.full(lanes, LOW, np.int32), 0
         planned, opened = [], lanes
         for run in self._runs:

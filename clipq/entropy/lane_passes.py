@@ -13,7 +13,7 @@ from types import ModuleType
 import numpy as np
 
 from clipq.entropy.lane_decoder import LaneDecoder
-from clipq.entropy.lane_encoder import LaneEncoder
+from clipq.entropy.lane_encoder import LaneEncoder, decided
 from clipq.entropy.lanes import ONE, Closing, SymbolTable
 from clipq.proved import unless_it_fails
 
@@ -61,9 +61,9 @@ def _coded(kernels: ModuleType | None, lanes: int) -> list[bytes]:
     table = SymbolTable(np.array([1, 0, 5000, ONE - 5001]))
     some = random.choice(np.array([0, 2, 3], np.uint8), 1000)
     encoder, closings = LaneEncoder(kernels), (Closing(lanes // 2 + 1, 3, 9), Closing(1, 9))
-    encoder.decide(q, ones, closings[0])
+    encoder.decide(decided(q, ones), closings[0])
     encoder.symbols(table, some, closings[1])
-    stream, n_bits = encoder.finish(lanes, np.ones(77, np.uint8))
-    decoder = LaneDecoder(stream, n_bits, lanes, kernels=kernels)
+    stream = encoder.finish(lanes, np.ones(77, np.uint8))
+    decoder = LaneDecoder(stream.data.tobytes(), stream.size, lanes, kernels=kernels)
     read = decoder.decide(q, closings[0]), decoder.symbols(table, some.size, closings[1]), decoder.finish()
-    return [stream, *(part.tobytes() for part in read)]
+    return [stream.data.tobytes(), *(part.tobytes() for part in read)]

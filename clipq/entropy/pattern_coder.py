@@ -41,8 +41,8 @@ class PatternPlan:
             [codes[i : i + _PICKED_AT_ONCE].take(np.flatnonzero(mask[i : i + _PICKED_AT_ONCE])) for i in blocks]
         )
         self._patterns = np.packbits(mask, bitorder="little")
-        self._pattern_counts = _byte_counts(self._patterns)
-        self.code_counts = _byte_counts(self._kept)[1 : 2**b]
+        self._pattern_counts = byte_counts(self._patterns)
+        self.code_counts = byte_counts(self._kept)[1 : 2**b]
         rare = (self._pattern_counts > 0) & (self._pattern_counts * ONE < _RARE * self._patterns.size)
         self._rare = np.flatnonzero(rare)
         self._written = int(self._pattern_counts[self._rare].sum())
@@ -77,9 +77,9 @@ class PatternPlan:
         encoder = LaneEncoder(kernels_for(self._patterns.size))
         encoder.symbols(patterns, self._patterns)
         encoder.symbols(codes, self._kept - np.uint8(1), Closing(1, rate))
-        stream, n_bits = encoder.finish(self._lanes, bit_array(rest))
+        stream = encoder.finish(self._lanes, bit_array(rest))
         head = varint(self._lanes) + bytes([rate])
-        return self._header(head) + written_out.tobytes() + varint(n_bits) + stream
+        return self._header(head) + written_out.tobytes() + varint(stream.size) + stream.data.tobytes()
 
     def _header(self, head: bytes) -> bytes:
         parts = [head, *(_pack_table(shares) for shares in self._shares)]
@@ -118,14 +118,13 @@ def decode_patterns(reader: ByteReader, n: int, b: int) -> tuple[np.ndarray, np.
         mask = np.unpackbits(patterns, bitorder="little").view(np.bool_)
         if mask[n:].any():
             raise ValueError("expected no weight beyond the last one")
-        mask = mask[:n]
-        kept = int(np.count_nonzero(mask))
-        of_kept = decoder.symbols(tables[1], kept, Closing(1, rate)) + np.uint8(1)
-        codes = _spread(of_kept, mask)
+        of_kept = decoder.symbols(tables[1], int(np.count_nonzero(mask)), Closing(1, rate))
         rest = decoder.finish()
     except ValueError as fault:
         reader.invalid(str(fault))
-    return codes, of_kept, rest
+    del decoder  # it has four bytes for each of the stream
+    of_kept += np.uint8(1)
+    return _spread(of_kept, mask[:n]), of_kept, rest
 
 
 def _spread(of_kept: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -138,7 +137,7 @@ def _spread(of_kept: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return codes
 
 
-def _byte_counts(values: np.ndarray) -> np.ndarray:
+def byte_counts(values: np.ndarray) -> np.ndarray:
     """How often each of 0..255 occurs in ``values``, uint8 [n]: int64 [256]."""
     counts = np.zeros(256, np.int64)
     for i in range(0, values.size, _COUNTED_AT_ONCE):  # bincount makes a copy of 64 bits

@@ -10,9 +10,10 @@ import numpy as np
 
 from clipq.byte_reader import ByteReader
 from clipq.entropy.bit_fields import BitReader, bit_array
+from clipq.entropy.bit_queue import Bits, concatenated
 from clipq.entropy.integer_log import PROBABILITY_BITS
 from clipq.entropy.lane_decoder import LaneDecoder
-from clipq.entropy.lane_encoder import LaneEncoder
+from clipq.entropy.lane_encoder import SHARE, LaneEncoder, decided
 from clipq.entropy.lane_passes import kernels_for
 from clipq.entropy.lanes import ONE
 from clipq.entropy.plane_fit import PlaneSample, Truth, choose_offsets, first_settings, fit_plane, usual_grid
@@ -28,11 +29,10 @@ _BITS_OF = (PROBABILITY_BITS - np.log2(np.maximum(np.arange(ONE + 1), 1))).astyp
 
 
 class _Taken(NamedTuple):
-    """A plane's decisions in a slab and their probabilities (uint16); the end and the bits of each run."""
+    """A plane's decisions in a slab, with their probabilities (``lane_encoder.decided``); each run's end and bits."""
 
     plane: int
-    ones: np.ndarray
-    q: np.ndarray
+    decisions: np.ndarray
     ends: list[int]
     bits: np.ndarray
     last_slab: bool
@@ -43,7 +43,7 @@ class _Taken(NamedTuple):
         return list(zip(n.tolist(), bits.tolist(), strict=True))
 
 
-_NOTHING = _Taken(-1, np.zeros(0, np.bool_), np.zeros(0, np.uint16), [], np.zeros(0), False)
+_NOTHING = _Taken(-1, np.zeros(0, np.int16), [], np.zeros(0), False)
 
 
 class _Writer:
@@ -63,8 +63,8 @@ class _Writer:
             self._to_fit.remove(i)
             sample = PlaneSample.of(view, ones)
             self._settings[i] = fit_plane(self._settings[i], sample, self._grid, self._planes[i])
-        q, bits = coded(view, ones)
-        self.taken.append(_Taken(i, ones, q, [run.stop for run in view.runs()], bits, last_slab))
+        decisions, bits = coded(view, ones)
+        self.taken.append(_Taken(i, decisions, [run.stop for run in view.runs()], bits, last_slab))
         return ones
 
     def narrow(self, kept: int) -> None:
@@ -72,13 +72,13 @@ class _Writer:
 
 
 def coded(view: View, ones: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities of a plane's items, uint16, and the bits that the decisions of each run take, float64 [runs]."""
-    q, bits = np.empty(ones.size, np.uint16), []
-    for run, p in view.all_probabilities():
+    """A plane's ``decided`` items, and the bits that the decisions of each run take, float64 [runs]."""
+    decisions, bits = np.empty(ones.size, np.int16), []
+    for run, q in view.all_probabilities():
         part = slice(run.start, run.stop)
-        q[part] = p
-        bits.append(_BITS_OF.take(np.where(ones[part], p, ONE - p)).sum(dtype=np.float64))
-    return q, np.array(bits)
+        decisions[part] = decided(q, ones[part])
+        bits.append(_BITS_OF.take(decisions[part] & SHARE).sum(dtype=np.float64))
+    return decisions, np.array(bits)
 
 
 class _Reader:
@@ -115,8 +115,7 @@ class PlanePlan:
         self, magnitude: np.ndarray, negative: np.ndarray, kernel: int, largest: int, fitted: Fitted | None = None
     ) -> None:
         rows, columns = magnitude.shape
-        signed = np.where(negative, np.int8(-1), (magnitude > 0).view(np.int8))
-        offsets = fitted.offsets if fitted else choose_offsets(signed)
+        offsets = fitted.offsets if fitted else choose_offsets(magnitude, negative)
         self.grid = grid = usual_grid(rows, columns, kernel, offsets)
         self._largest = largest
         self.settings = list(fitted.settings) if fitted else first_settings(magnitude, negative, grid, largest)
@@ -135,16 +134,15 @@ class PlanePlan:
         lanes = self._last.lanes(len(rest))
         encoder = LaneEncoder(kernels_for(self.grid.rows * self.grid.columns))
         sign = len(self.settings) - 1
-        for i, (plane, ones, q, ends, _, last_slab) in enumerate([*self._taken, _NOTHING]):
+        for i, (plane, decisions, ends, _, last_slab) in enumerate([*self._taken, _NOTHING]):
             if i == self._narrowed[0]:
                 encoder.close(lanes.in_sign.still_open(self._narrowed[1]))
             closing = lanes.closing(plane, sign) if last_slab else None
             for start, stop in pairwise([0, *ends]):
-                encoder.decide(q[start:stop], ones[start:stop], closing and closing._replace(after=ones.size - stop))
-        stream, n_bits = encoder.finish(lanes.at_first(self._last.positions), bit_array(rest))
+                encoder.decide(decisions[start:stop], closing and closing._replace(after=decisions.size - stop))
         head = bit_array(pack_head(self.grid, self._largest, self.settings, lanes))
-        bits = np.unpackbits(np.frombuffer(stream, np.uint8), count=n_bits)
-        return np.packbits(np.concatenate([head, bits, np.ones(1, np.uint8)])).tobytes()
+        stream = encoder.finish(lanes.at_first(self._last.positions), bit_array(rest))
+        return concatenated([Bits.of(head), stream, Bits.of(np.ones(1, np.uint8))]).data.tobytes()
 
     def size(self, rest: int = 0) -> int:
         """Bytes of head and stream but for so many bits at its end, within a few, without coding them."""

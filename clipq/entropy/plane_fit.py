@@ -54,17 +54,18 @@ def usual_grid(rows: int, columns: int, kernel: int, offsets: tuple[int, ...]) -
     return Grid(rows, columns, kernel, offsets, slab_rows, 3 if few else 0)
 
 
-def choose_offsets(signed: np.ndarray) -> tuple[int, ...]:
+def choose_offsets(magnitude: np.ndarray, negative: np.ndarray) -> tuple[int, ...]:
     """The distances within a row, at most MAX_OFFSETS, at which kept weights attract each other or share their sign.
 
-    signed: int8 [R, C], the sign of each weight, 0 where it is pruned.
+    For a layer's magnitudes (uint8 [R, C]) and negative weights (bool [R, C]).
     """
-    rows, columns = signed.shape
+    rows, columns = magnitude.shape
     if columns < 3:
         return ()
-    part = signed[:: max(1, rows // _OFFSET_ROWS)].astype(np.float32)
+    some = slice(None, None, max(1, rows // _OFFSET_ROWS))
     longest = min(columns - 1, _LARGEST_OFFSET)
-    kept = np.abs(part)
+    kept = (magnitude[some] > 0).astype(np.float32)
+    part = np.where(negative[some], np.float32(-1), kept)
     expected = kept.mean(1, keepdims=True) * kept.mean(0, keepdims=True) / max(float(kept.mean()), 1e-9)
     score = np.zeros(longest)
     size = 1 << (columns + longest).bit_length()

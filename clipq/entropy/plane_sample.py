@@ -121,7 +121,7 @@ class LayerSample:
         """The settings of largest likelihood."""
         codes, largest = np.concatenate([part.walked for part in self.parts]), self.layer.largest
         sizes, signs = self.layer.magnitude[codes], self.layer.negative[codes]
-        offsets = choose_offsets(np.where(signs, np.int8(-1), (sizes > 0).view(np.int8)))
+        offsets = choose_offsets(sizes, signs)
         grid = self._grid(offsets, codes.shape[0])
         settings = first_settings(sizes, signs, grid, largest, self.meaning.totals(self.layer.counts))
         samples: list[list[PlaneSample]] = [[] for _ in settings]
