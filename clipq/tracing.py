@@ -31,5 +31,6 @@ def to_trace(model: nn.Module) -> Whole:
 
 
 def is_plain(module: nn.Module, *kinds: type[nn.Module]) -> bool:
-    """One of these kinds itself, without hooks that may change what goes in or comes out."""
-    return type(module) in kinds and not (module._forward_hooks or module._forward_pre_hooks)
+    """One of these kinds itself, with its own ``forward``, without hooks that may change what goes in or comes out."""
+    changed = module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module)
+    return type(module) in kinds and not changed

@@ -184,6 +184,18 @@ class HookedBetween(Residual):
         return self.b(self.act(self.a(x)))
 
 
+class Overwritten(Residual):
+    """A layer's ``forward`` is another function than its class's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        own = self.b.forward
+        self.b.forward = lambda x: own(x + 1)  # type: ignore[method-assign]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.b(torch.relu(self.a(x)))
+
+
 class PartOfAnother(Residual):
     """The first layer is also at work within a module that is not looked into."""
 
@@ -200,7 +212,7 @@ class PartOfAnother(Residual):
     "kind",
     [
         Residual, Twice, Mixing, Normalized, Tied, Branching, WeightTaken, BiasTaken, Hooked, HookedBetween,
-        PartOfAnother,
+        Overwritten, PartOfAnother,
     ],
 )  # fmt: skip
 def test_where_units_may_do_something_they_stay(kind):
