@@ -111,7 +111,7 @@ def pack_directory(directory: Directory) -> bytes:
     """The directory's bytes, from the magic to its CRC.
 
     Raises:
-        SettingError: a name is too long.
+        SettingError: a name that the file cannot hold.
     """
     order = directory.names()
     names = _packed_names([*order, *directory.aliases])
@@ -156,13 +156,26 @@ def open_container(data: bytes | memoryview) -> Container:
     return Container(directory, head.offset + CRC_SIZE, data)
 
 
+def name_bytes(name: str) -> bytes:
+    """A name as it stands in the file.
+
+    Raises:
+        SettingError: it is too long, or cannot be written as UTF-8.
+    """
+    try:
+        text = name.encode()
+    except (AttributeError, UnicodeEncodeError) as fault:
+        raise SettingError(f"name {name!r:.40}: expected a text that UTF-8 can hold") from fault
+    if len(text) > MAX_NAME_BYTES:
+        raise SettingError(f"{name[:40]}...: expected a name of at most {MAX_NAME_BYTES} bytes, got {len(text)}")
+    return text
+
+
 def _packed_names(names: Sequence[str]) -> Iterator[bytes]:
     """Each name as its difference from the one before."""
     before = FIRST_NAME
     for name in names:
-        text = name.encode()
-        if len(text) > MAX_NAME_BYTES:
-            raise SettingError(f"name {name[:40]}...: expected at most {MAX_NAME_BYTES} bytes, got {len(text)}")
+        text = name_bytes(name)
         prefix = _shared(before, text)
         suffix = _shared(before[prefix:][::-1], text[prefix:][::-1])
         middle = text[prefix : len(text) - suffix]

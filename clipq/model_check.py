@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from clipq.clipq_file import MAX_NAME_BYTES
+from clipq.clipq_file import name_bytes
 from clipq.errors import ModelError, SettingError
 from clipq.tensor_bytes import type_name
 
@@ -61,8 +61,9 @@ def check_state(model: nn.Module, names: Iterable[str]) -> None:
     names: weights that must be among its entries.
 
     Raises:
-        ModelError: an entry without values yet (lazy, or on the meta device), one that is no dense tensor, or with
-            a name that is too long; weights that the state dict leaves out or calls otherwise.
+        ModelError: an entry without values yet (lazy, or on the meta device), one that is no dense tensor with all of
+            its elements, or with a name that the file cannot hold; weights that the state dict leaves out or calls
+            otherwise.
     """
     state = entries_of(model)
     missing = [name for name in names if name not in state]
@@ -72,13 +73,10 @@ def check_state(model: nn.Module, names: Iterable[str]) -> None:
             "exclude them, or take the hook off"
         )
     for name, value in state.items():
-        if (size := len(name.encode())) > MAX_NAME_BYTES:
-            raise ModelError(f"{name[:40]}...: expected a name of at most {MAX_NAME_BYTES} bytes, got {size}")
-        if not isinstance(value, torch.Tensor):
-            raise ModelError(f"{name}: expected a tensor, got {type(value).__name__}, which the file cannot hold")
         if is_uninitialized(value):
             raise ModelError(f"{name}: not initialized yet; run one batch through the network first")
         try:
+            name_bytes(name)
             type_name(name, value)
         except SettingError as fault:
             raise ModelError(str(fault)) from fault

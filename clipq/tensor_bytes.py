@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from clipq.errors import SettingError
 
@@ -22,8 +23,16 @@ def type_name(name: str, tensor: torch.Tensor) -> str:
     """The name of the tensor's type.
 
     Raises:
-        SettingError: a type or layout that the file cannot hold; names the tensor.
+        SettingError: no tensor, a type or layout that the file cannot hold, or elements that are elsewhere, as those of
+            a sharded tensor; names the tensor.
     """
+    if not isinstance(tensor, torch.Tensor):
+        raise SettingError(f"tensor {name}: expected a tensor, got {type(tensor).__name__}, which the file cannot hold")
+    if is_traceable_wrapper_subclass(tensor):
+        raise SettingError(
+            f"tensor {name}: expected a plain tensor with all of its elements, got one of the class "
+            f"{type(tensor).__name__}"
+        )
     dtype = str(tensor.dtype).removeprefix("torch.")
     if dtype not in _TYPES:
         raise SettingError(f"tensor {name}: expected one of the types {', '.join(TYPE_NAMES)}, got {dtype}")

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given
+from sharded import Sharded
 
 from clipq.conventions import Conventions
 from clipq.decode_sparse_quantized_net_v2 import decode_sparse_quantized_net_v2, inspect
@@ -154,6 +155,10 @@ def test_decoded_tensors_can_be_written_to() -> None:
         ({"s": torch.ones(2, 2).to_sparse()}, "tensor s: expected a dense tensor"),
         ({"m": torch.ones(2, device="meta")}, "tensor m: expected a dense tensor with values"),
         ({"n" * 1025: torch.ones(2)}, "at most 1024 bytes"),
+        ({"\ud800": torch.ones(2)}, "that UTF-8 can hold"),
+        ({5: torch.ones(2)}, "name 5: expected a text"),
+        ({"a": [1.0]}, "tensor a: expected a tensor, got list"),
+        ({"s": Sharded(torch.ones(2))}, "tensor s: .* all of its elements, got one of the class Sharded"),
     ],
 )
 def test_what_the_file_cannot_hold_is_refused_by_name(tensors: dict[str, torch.Tensor], message: str) -> None:
