@@ -26,7 +26,7 @@ from clipq.device import repeatable
 from clipq.encode_sparse_quantized_net_v2 import encode_sparse_quantized_net_v2
 from clipq.errors import DataError, ModelError, SettingError
 from clipq.held_state import is_expanded
-from clipq.layers import DEFAULT_TYPES, CompressibleLayer, compressible_layers
+from clipq.layers import DEFAULT_TYPES, CompressibleLayer, compressible_layers, has_sparse_gradients
 from clipq.loader_epochs import LoaderEpochs, check_loader
 from clipq.matlab_net import write_mat
 from clipq.metric import Metric, epoch_error, search_error
@@ -135,7 +135,7 @@ def compress(
     layers = compressible_layers(plain, include, exclude, types)
     check_state(plain, (layer.name for layer in layers))
     if train.epochs:
-        _check_trainable(plain, loader)
+        _check_trainable(plain, loader, train)
     warn_of_ties(((layer.name, layer.weight) for layer in layers), conventions)
     search = search or SearchConfig()
     chosen = given_settings(layers, search) if settings is None else _given_settings(layers, settings)
@@ -268,10 +268,17 @@ def _check_seed(seed: Any) -> None:
         raise SettingError(f"compress: seed: expected a whole number >= 0, got {seed!r}")
 
 
-def _check_trainable(model: nn.Module, loader: Iterable[Any]) -> None:
+def _check_trainable(model: nn.Module, loader: Iterable[Any], train: TrainConfig) -> None:
     check_loader(loader)
     if not any(p.requires_grad for p in model.parameters()):
         raise ModelError("network: every parameter is frozen (requires_grad is False); expected train.epochs = 0")
+    if train.optimizer == "adam" or train.weight_decay or train.clip_grad_norm:
+        sparse = [name for name, module in model.named_modules() if has_sparse_gradients(module)]
+        if sparse:
+            raise ModelError(
+                f"layers {', '.join(sparse)}: gradients are sparse, expected optimizer sgd with weight_decay and "
+                "clip_grad_norm of 0; set sparse to False, or freeze the layer"
+            )
 
 
 def _exclude_each_other(**options: Any) -> None:

@@ -94,6 +94,10 @@ def compressible_layers(
             continue
         weight = _checked_weight(name, module, attribute)
         seen.add(id(group))
+        if any(has_sparse_gradients(owner) for owner, _ in owners[id(weight)]):
+            raise ModelError(
+                f"layer {name}: expected dense gradients, got sparse=True; set it to False, or exclude the layer"
+            )
         chosen[id(weight)] = CompressibleLayer(name, weight, tuple(owners[id(weight)]))
     if not chosen:
         raise ModelError(
@@ -167,10 +171,6 @@ def _checked_weight(name: str, module: nn.Module, attribute: str) -> nn.Paramete
             f"layer {name}: expected a dense weight of type {', '.join(WEIGHT_DTYPES)}, "
             f"got {weight.dtype}, {weight.layout}"
         )
-    if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and module.sparse and weight.requires_grad:
-        raise ModelError(
-            f"layer {name}: expected dense gradients, got sparse=True; set it to False, or exclude the layer"
-        )
     if is_expanded(weight):
         raise ModelError(f"layer {name}: an expanded view, several weights in one place; expected one made by .clone()")
     if weight.is_meta:
@@ -179,6 +179,12 @@ def _checked_weight(name: str, module: nn.Module, attribute: str) -> nn.Paramete
         kind = "made in inference mode" if weight.is_inference() else f"of the class {type(weight.data).__name__}"
         raise ModelError(f"layer {name}: expected a plain tensor that can be trained, got one {kind}")
     return weight
+
+
+def has_sparse_gradients(module: nn.Module) -> bool:
+    """Whether this is an embedding that is trained with ``sparse=True``."""
+    sparse = isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and module.sparse
+    return sparse and any(p.requires_grad for p in module.parameters())
 
 
 def _owners(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:

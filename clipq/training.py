@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import chain, islice, repeat
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, SupportsFloat
 
 import torch
 from torch import nn
@@ -246,12 +246,23 @@ class _Loss(nn.Module):
         result = self.objective(self.model, batch)
         if not isinstance(result, tuple) or len(result) != 3 or not isinstance(result[0], torch.Tensor):
             raise SettingError(f"objective: expected a StepLoss(loss, n_wrong, n), got {type(result).__name__}")
-        loss, _, n = result
+        loss, n_wrong, n = result
+        for name, count in (("n_wrong", n_wrong), ("n", n)):
+            if not _is_number(count):
+                raise SettingError(f"objective: {name}: expected a number, got {count!r:.200}")
         if loss.ndim or n < 1:
             raise SettingError(
                 f"loss: expected a scalar, the mean over one sample or more, got shape {list(loss.shape)} of {n}"
             )
+        if loss.is_complex():
+            raise SettingError(f"loss: expected a real number, got {loss.dtype}")
+        if torch.is_grad_enabled() and not loss.requires_grad:
+            raise SettingError("loss: expected one that depends on what is trained, got one without a gradient")
         return StepLoss(*result)
+
+
+def _is_number(value: Any) -> bool:
+    return value.numel() == 1 if isinstance(value, torch.Tensor) else isinstance(value, SupportsFloat)
 
 
 class _Caster:

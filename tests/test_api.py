@@ -9,6 +9,7 @@ import sys
 import threading
 from collections import UserDict, namedtuple
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -526,6 +527,20 @@ def test_frozen_layers_are_quantized_but_not_trained() -> None:
     assert not model[0].weight.requires_grad
 
 
+@pytest.mark.parametrize("change", [{"optimizer": "adam"}, {"weight_decay": 0.1}, {"clip_grad_norm": 1.0}])
+def test_sparse_gradients_are_refused_where_the_training_cannot_use_them(change: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.EmbeddingBag(9, 4, sparse=True), nn.Linear(4, 2))
+    batches = [(torch.arange(8).view(4, 2), torch.tensor([0, 1, 0, 1]))]
+    with pytest.raises(ModelError, match="layers 0: gradients are sparse"):
+        clipq.compress(model, batches, None, settings=ALL, train=replace(SHORT, **change))
+    before = model[0].weight.detach().clone()
+    clipq.compress(model, batches, None, settings=ALL, train=SHORT)
+    assert not torch.equal(model[0].weight, before)
+    model[0].weight.requires_grad_(False)
+    clipq.compress(model, batches, None, settings=ALL, train=replace(SHORT, **change))
+
+
 def test_a_network_all_frozen_can_be_quantized_but_not_trained() -> None:
     model = classifier().requires_grad_(False)
     with pytest.raises(ModelError, match=r"frozen.*epochs = 0"):
@@ -701,6 +716,11 @@ X, Y = data(4).tensors
         ((X, Y), {"objective": lambda model, batch: model(batch[0]).mean()}, SettingError, "StepLoss.*, got Tensor"),
         ((X, Y), {"loss": nn.CrossEntropyLoss(reduction="none")}, SettingError, r"a scalar, .* got shape \[4\]"),
         ((X, Y), {"objective": lambda model, batch: StepLoss(model(X).mean(), 0, 0)}, SettingError, "of 0"),
+        ((X, Y), {"objective": lambda model, batch: StepLoss(model(X).mean(), None, 4)}, SettingError, "n_wrong.*None"),
+        ((X, Y), {"objective": lambda model, batch: StepLoss(model(X).mean(), Y, 4)}, SettingError, "n_wrong.*tensor"),
+        ((X, Y), {"objective": lambda model, batch: StepLoss(model(X).mean(), 0, "4")}, SettingError, "n: .* got '4'"),
+        ((X, Y), {"loss": lambda out, y: out.mean() * 1j}, SettingError, "a real number, got torch.complex64"),
+        ((X, Y), {"loss": lambda out, y: out.argmax(1).sum()}, SettingError, "got one without a gradient"),
         ((X, None), {"loss": nn.MSELoss()}, DataError, "targets with an entry a sample, got NoneType"),
         ((X, Y[0]), {"loss": lambda out, y: out.mean() * y}, DataError, "an entry a sample, got a 0-d tensor"),
         ((X, Y), {"model": OfMany(6, 2)}, ModelError, "class scores .*, got dict; .* a loss or an objective"),

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from sharded import Sharded
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm, weight_norm
 
@@ -201,6 +202,15 @@ def test_a_weight_with_sparse_gradients_is_an_error_that_names_it_unless_it_is_f
         assert names(model, types=kind) == ["0.weight"]
 
 
+def test_a_weight_that_an_embedding_gives_sparse_gradients_is_an_error_under_its_own_name() -> None:
+    model = nn.ModuleDict({"words": nn.Embedding(5, 4, sparse=True), "scores": nn.Linear(4, 5, bias=False)})
+    model["scores"].weight = model["words"].weight
+    with pytest.raises(ModelError, match=r"layer scores\.weight: expected dense gradients, got sparse=True"):
+        compressible_layers(model)
+    model["words"].sparse = False
+    assert names(model) == ["scores.weight"]
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -325,6 +335,12 @@ def test_a_wrapped_network_is_refused(make: object, message: str) -> None:
         plain_model(make())  # type: ignore[operator]
 
 
+def with_buffer(buffer: torch.Tensor) -> nn.Module:
+    module = nn.Module()
+    module.register_buffer("part", buffer)
+    return module
+
+
 class Counted(nn.Linear):
     def get_extra_state(self) -> dict:
         return {"calls": 3}
@@ -340,6 +356,8 @@ class Counted(nn.Linear):
         (nn.LayerNorm(2, device="meta"), "1.weight.*meta"),
         (Counted(2, 2), "1._extra_state: expected a tensor, got dict"),
         (nn.ModuleDict({"é" * 600: nn.Linear(2, 2)}), "1.é*...: expected a name of at most 1024 bytes, got 1209"),
+        (nn.ModuleDict({"\udcff": nn.Linear(2, 2)}), r"1.\\udcff.weight': expected a text that UTF-8 can hold"),
+        (with_buffer(Sharded(torch.ones(2))), "1.part: expected a plain tensor with all of its elements, .* Sharded"),
     ],
 )
 def test_a_state_that_the_file_cannot_hold_is_refused(extra: nn.Module, message: str) -> None:
