@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from clipq.figure_style import BLUE, GREY, LIGHT, ORANGE, NewFigure, Report, largest, legend_handles, of_all, short_name
+from clipq.figure_names import layer_labels, shortened
+from clipq.figure_style import BLUE, GREY, LIGHT, ORANGE, NewFigure, Report, as_text, largest, legend_handles, of_all
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,33 +22,20 @@ _PARTS = {
     "codes": "#0072B2", "index": "#56B4E9", "codebook": "#E69F00", "other tensors": "#999999",
     "header, checksum": "#CC79A7",
 }  # fmt: skip
+_UNITS = {"kB": 1e3, "MB": 1e6}
 _MORE_PARTS = ("#009E73", "#D55E00", "#F0E442", "#332288", "#88CCEE")
 
 
 def bytes_per_layer(report: Report, new_figure: NewFigure) -> tuple[Figure, str]:
     """Bytes of each layer by part of its section, beside the dense network's."""
     rows = _byte_rows(report)
+    labels = layer_labels((row.name for row in rows if row.is_layer), (x["name"] for x in report["layers"]))
     figure = new_figure(figsize=(6.8, 1.3 + 0.21 * len(rows)))
     dense, stored = figure.subplots(1, 2, sharey=True, width_ratios=(2, 3))
-    y = np.arange(len(rows))
-    dense_bytes = np.array([row.dense for row in rows])
-    unit, name = (1e6, "MB") if dense_bytes.max() >= 1e7 else (1e3, "kB")
-    dense.barh(y, dense_bytes / unit, color=LIGHT, height=0.7)
-    dense.invert_xaxis()
-    dense.set_xlabel(f"dense ({name})")
-    dense.set_yticks(y, [row.name for row in rows])
+    unit = "MB" if _axis_end(rows, lambda row: row.dense) >= 1e7 else "kB"
+    cut = [_dense_bars(dense, rows, unit), _stored_bars(stored, rows, unit)]
+    dense.set_yticks(range(len(rows)), [as_text(labels.get(row.name, row.name)) for row in rows])
     dense.set_ylim(len(rows) - 0.4, -0.6)
-    left = np.zeros(len(rows))
-    more = iter(_MORE_PARTS * len(rows))
-    for part in _part_names(rows):
-        width = np.array([row.parts.get(part, 0) for row in rows]) / unit
-        stored.barh(y, width, left=left, color=_PARTS.get(part) or next(more), height=0.7, label=part)
-        left += width
-    for i, row in enumerate(rows):
-        ratio = f"{row.dense / (unit * left[i]):.1f}x" if row.dense and left[i] else ""
-        stored.annotate(ratio, (left[i], i), xytext=(3, 0), textcoords="offset points", va="center", fontsize=6.5)
-    stored.set_xlim(0, 1.12 * left.max())
-    stored.set_xlabel(f"in the file ({name}), and how many times smaller")
     stored.tick_params(axis="y", length=0)
     figure.legend(*stored.get_legend_handles_labels(), loc="outside upper center", ncols=6)
     size = report["size"]
@@ -57,12 +45,15 @@ def bytes_per_layer(report: Report, new_figure: NewFigure) -> tuple[Figure, str]
     return figure, (
         f"Bytes of each layer. The bars on the right sum to the file's {size['file']:,} bytes; the dense network has "
         f"{size['dense']:,}. The two axes differ in scale.{shown}"
+        + (" A bar that goes on beyond its axis has its bytes written in it." if any(cut) else "")
+        + shortened(labels)
     )
 
 
 def weights(report: Report, new_figure: NewFigure) -> tuple[Figure, str]:
     """Histograms of the full-precision weights with clips and levels, before and after fine-tuning."""
     chosen = largest(report["histograms"], lambda h: sum(h["before"]["counts"]))
+    labels = layer_labels((h["layer"] for h in chosen), (x["name"] for x in report["layers"]))
     n_columns = 1 if len(chosen) <= 4 else 2
     n_rows = -(-len(chosen) // n_columns)
     figure = new_figure(figsize=(7.2, 0.7 + (1.6 if n_columns == 1 else 1.35) * n_rows))
@@ -74,7 +65,7 @@ def weights(report: Report, new_figure: NewFigure) -> tuple[Figure, str]:
         for panel, when in zip(pair, ("before", "after"), strict=True):
             _histogram(panel, histogram[when])
             panel.text(0.02, 0.98, when, transform=panel.transAxes, va="top", fontsize=7, color=GREY)
-        pair[0].set_title(short_name(histogram["layer"]))
+        pair[0].set_title(as_text(labels[histogram["layer"]]))
         pair[1].sharex(pair[0])
         pair[1].sharey(pair[0])
         _share_limits(pair[0], [histogram["before"], histogram["after"]])
@@ -89,21 +80,30 @@ def weights(report: Report, new_figure: NewFigure) -> tuple[Figure, str]:
         "Full-precision weights of each layer before and after fine-tuning, on a logarithmic scale. What lies between "
         "the clips is pruned; a stem is a quantization level and as high as the number of weights that take it"
         + (", afterwards without those of units that do nothing." if folded else ".")
-        + of_all(chosen, report["histograms"])
+        + of_all(chosen, report["layers"])
+        + shortened(labels)
     )
 
 
 @dataclass(frozen=True)
 class _ByteRow:
+    """A layer, or what else is in the file: its bytes when dense, and those in the file by part."""
+
     name: str
     dense: int
     parts: Mapping[str, int]
+    is_layer: bool = False
+
+    @property
+    def stored(self) -> int:
+        return sum(self.parts.values())
 
 
 def _byte_rows(report: Report) -> list[_ByteRow]:
     """The largest layers in the network's order, the rest of them, other tensors, the directory."""
     layers = [
-        _ByteRow(short_name(x["name"]), round(x["ratio"] * x["bytes"]), _merged(x["parts"])) for x in report["layers"]
+        _ByteRow(x["name"], round(x["ratio"] * x["bytes"]), _merged(x["parts"]), is_layer=True)
+        for x in report["layers"]
     ]
     rows = largest(layers, lambda row: row.dense, MAX_BARS)
     shown = {id(row) for row in rows}
@@ -117,6 +117,61 @@ def _byte_rows(report: Report) -> list[_ByteRow]:
     if "tensors" in sections:
         rows.append(_ByteRow("biases and others", dense_tensors, {"other tensors": sections["tensors"]}))
     return [*rows, _ByteRow("directory", 0, {"header, checksum": sections["directory"]})]
+
+
+def _dense_bars(panel: Axes, rows: Sequence[_ByteRow], unit: str) -> bool:
+    """Whether any is longer than the axis."""
+    scale, end = _UNITS[unit], _axis_end(rows, lambda row: row.dense)
+    panel.barh(range(len(rows)), [row.dense / scale for row in rows], color=LIGHT, height=0.7)
+    panel.set_xlim(1.05 * end / scale, 0)
+    panel.set_xlabel(f"dense ({unit})")
+    cut = [(i, row) for i, row in enumerate(rows) if row.dense > end]
+    for i, row in cut:
+        _write_in_bar(panel, i, f"{row.dense / scale:,.1f} {unit}", "left")
+    return bool(cut)
+
+
+def _stored_bars(panel: Axes, rows: Sequence[_ByteRow], unit: str) -> bool:
+    """Whether any is longer than the axis."""
+    scale, end = _UNITS[unit], _axis_end(rows, lambda row: row.stored)
+    left = np.zeros(len(rows))
+    more = iter(_MORE_PARTS * len(rows))
+    for part in _part_names(rows):
+        width = np.array([row.parts.get(part, 0) for row in rows]) / scale
+        color = _PARTS.get(part) or next(more)
+        panel.barh(range(len(rows)), width, left=left, color=color, height=0.7, label=part)
+        left += width
+    panel.set_xlim(0, 1.12 * end / scale)
+    panel.set_xlabel(f"in the file ({unit}), and how many times smaller")
+    for i, row in enumerate(rows):
+        ratio = f"{row.dense / row.stored:.1f}x" if row.dense and row.stored else ""
+        if row.stored > end:
+            _write_in_bar(panel, i, f"{row.stored / scale:,.1f} {unit} ({_shares(row)})  {ratio}".rstrip(), "right")
+        else:
+            place = (row.stored / scale, i)
+            panel.annotate(ratio, place, xytext=(3, 0), textcoords="offset points", va="center", fontsize=6.5)
+    return any(row.stored > end for row in rows)
+
+
+def _shares(row: _ByteRow) -> str:
+    """What a bar that is cut does not show: its parts of a percent and more, the largest first."""
+    shares = {part: round(100 * row.parts[part] / row.stored) for part in _part_names([row])}
+    return ", ".join(f"{share} % {part}" for part, share in shares.items() if share)
+
+
+def _axis_end(rows: Sequence[_ByteRow], size: Callable[[_ByteRow], int]) -> int:
+    """The longest bar's size, but no more than twice the largest layer's, whose bars are to be compared."""
+    return min(max(map(size, rows)), 2 * max(size(row) for row in rows if row.is_layer))
+
+
+def _write_in_bar(panel: Axes, i: int, text: str, side: Literal["left", "right"]) -> None:
+    """At the axis' end on this side, which bar number i goes beyond."""
+    box = {"boxstyle": "round,pad=0.25", "facecolor": "white", "edgecolor": "none"}
+    x, gap = (0, 5) if side == "left" else (1, -5)
+    panel.annotate(
+        text, (x, i), xycoords=("axes fraction", "data"), xytext=(gap, 0), textcoords="offset points", ha=side,
+        va="center", fontsize=6.5, bbox=box,
+    )  # fmt: skip
 
 
 def _merged(parts: Mapping[str, int]) -> dict[str, int]:

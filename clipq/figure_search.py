@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clipq.figure_style import BLUE, ORANGE, NewFigure, Report, largest, of_all, short_name
+from clipq.figure_names import layer_labels, shortened
+from clipq.figure_style import BLUE, ORANGE, NewFigure, Report, as_text, largest, of_all
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,6 +22,7 @@ def search(report: Report, new_figure: NewFigure) -> tuple[Figure, str] | None:
     if not report["search"]:
         return None
     chosen = _searched(report)
+    labels = layer_labels(chosen, (layer["name"] for layer in report["layers"]))
     figure, panels = _grid(new_figure, len(chosen), 1.75)
     norm = LogNorm(0.1, 100)
     for panel, (layer, evaluations) in zip(panels, chosen.items(), strict=True):
@@ -33,7 +35,7 @@ def search(report: Report, new_figure: NewFigure) -> tuple[Figure, str] | None:
         )  # fmt: skip
         best = int(above.argmin())
         panel.scatter(p[best], b[best], s=75, facecolors="none", edgecolors=ORANGE, linewidths=1.4, clip_on=False)
-        panel.set_title(f"{short_name(layer)}\np = {p[best]:g}, b = {b[best]}", fontsize=7)
+        panel.set_title(f"{as_text(labels[layer])}\np = {p[best]:g}, b = {b[best]}", fontsize=7)
         config = report["config"]["search"]
         panel.set_xlim(config["p_min"] - 0.03, config["p_max"] + 0.03)
         panel.set_ylim(config["b_min"] - 0.5, config["b_max"] + 0.5)
@@ -47,7 +49,9 @@ def search(report: Report, new_figure: NewFigure) -> tuple[Figure, str] | None:
     )  # fmt: skip
     return figure, (
         "Every evaluation of the search, by layer. The colour is the objective, error - lambda x saving, above the "
-        "best one found for the layer; the chosen setting has a ring." + of_all(chosen, report["layers"])
+        "best one found for the layer; the chosen setting has a ring."
+        + of_all(chosen, report["layers"])
+        + shortened(labels)
     )
 
 
@@ -56,6 +60,7 @@ def search_progress(report: Report, new_figure: NewFigure) -> tuple[Figure, str]
     if not report["search"]:
         return None
     chosen = _searched(report)
+    labels = layer_labels(chosen, (layer["name"] for layer in report["layers"]))
     figure, panels = _grid(new_figure, len(chosen), 1.4)
     for panel, (layer, evaluations) in zip(panels, chosen.items(), strict=True):
         above = 100 * _above_best(evaluations)
@@ -68,13 +73,14 @@ def search_progress(report: Report, new_figure: NewFigure) -> tuple[Figure, str]
         panel.set_ylim(0, 150)
         panel.set_xlim(0, len(above) + 0.5)
         panel.locator_params(axis="x", integer=True, nbins=6)
-        panel.set_title(short_name(layer), fontsize=7)
+        panel.set_title(as_text(labels[layer]), fontsize=7)
         panel.grid(axis="y")
     _outer_labels(panels, "evaluation", "above best (points)")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
     return figure, (
         "The objective of each evaluation in turn above the best one found for the layer, in points; linear below 0.1."
         + of_all(chosen, report["layers"])
+        + shortened(labels)
     )
 
 

@@ -1,4 +1,4 @@
-"""What the figures of a run share: style, colours, the names of layers, and which layers are shown."""
+"""What the figures of a run share: style, colours, and which layers are shown."""
 
 from __future__ import annotations
 
@@ -26,10 +26,9 @@ STYLE = {
 }  # fmt: skip
 
 
-def short_name(layer: str) -> str:
-    """A layer's name without ``.weight``, shortened at its start where it is long, as matplotlib takes it for text."""
-    name = layer.removesuffix(".weight")
-    return (name if len(name) <= 26 else f"…{name[-25:]}").replace("$", r"\$")
+def as_text(label: str) -> str:
+    """As matplotlib takes it for text, not for a formula."""
+    return label.replace("$", r"\$")
 
 
 def largest(items: Sequence[Any], size: Callable[[Any], float], n: int = MAX_PANELS) -> list[Any]:

@@ -41,7 +41,7 @@ def training(report: Report, new_figure: NewFigure) -> tuple[Figure, str] | None
     for panel in panels[2:]:
         panel.set_ylim(0, 1.15 * max(panel.dataLim.y1, 1e-3))
     panels[-1].set_xlabel("iterations (minibatches)")
-    panels[-1].set_xlim(phases[0].start, phases[-1].stop)
+    panels[-1].set_xlim(phases[0].start, 1.01 * phases[-1].stop)  # room for the last epoch's dot
     figure.align_ylabels(panels)
     handles = legend_handles(panels[:1])
     figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=len(handles))

@@ -11,6 +11,7 @@ from torch import nn
 
 from clipq.conventions import Conventions
 from clipq.encode_sparse_quantized_net_v2 import EncodedNet
+from clipq.figure_style import largest
 from clipq.layers import CompressibleLayer
 from clipq.quantized_net import LayerSetting, QuantizedLayer, QuantizedNet
 from clipq.ws_learn_one_layer import ws_learn_one_layer
@@ -52,7 +53,8 @@ def histograms(
     settings: Mapping[str, LayerSetting],
     conventions: Conventions,
 ) -> list[dict[str, Any]]:
-    """Of each layer's full-precision weights before and after fine-tuning, with clips and levels.
+    """Of the full-precision weights of those layers that the figures show, before and after fine-tuning, with clips and
+    levels.
 
     Afterwards the levels are those of ``trained.net``, and counted are the weights that have them there.
     """
@@ -64,7 +66,7 @@ def histograms(
             "after": _histogram(trained.full_precision[layer.name], settings[layer.name], conventions)
             | _levels(stored[layer.name]),
         }
-        for layer in layers
+        for layer in largest(layers, lambda layer: layer.weight.numel())
     ]
 
 

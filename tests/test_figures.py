@@ -94,6 +94,45 @@ def test_the_bars_sum_to_the_file_and_to_the_dense_network(n_layers: int):
     assert round(dense) == report["size"]["dense"] and round(stored) == report["size"]["file"]
 
 
+def test_small_layers_together_leave_the_others_their_scale():
+    """Each takes half of its axis; what is cut short says its bytes, and is worth as much as ever."""
+    report = example_report(200)
+    figure, caption = bytes_per_layer(report, figure_class())
+    for panel, layer in zip(figure.axes, (4.0, 0.2), strict=True):  # kB
+        assert layer / max(panel.get_xlim()) > 0.4
+        assert max(bar.get_width() for bar in panel.patches) > 10 * layer
+    texts = [text.get_text() for panel in figure.axes for text in panel.texts]
+    assert (
+        "680.0 kB" in texts and "34.0 kB (50 % codes, 32 % index, 14 % codebook, 4 % header, checksum)  20.0x" in texts
+    )
+    assert "goes on beyond its axis" in caption
+    assert "goes on beyond its axis" not in bytes_per_layer(example_report(30), figure_class())[1]
+
+
+def test_layers_whose_names_end_alike_are_told_apart():
+    report = example_report(6)
+    for i, name in enumerate(layer["name"] for layer in example_report(6)["layers"]):
+        new = f"encoder.{'down' if i < 3 else 'up'}_blocks.{i % 3}.transformer_blocks.0.attention.query.weight"
+        for place in (
+            report["layers"][i],
+            report["histograms"][i],
+            *(e for e in report["search"] if e["layer"] == name),
+        ):
+            place["name" if "name" in place else "layer"] = new
+    for draw in (bytes_per_layer, weights, search, search_progress):
+        figure, caption = draw(report, figure_class())
+        titles = [panel.get_title().split("\n")[0] for panel in figure.axes]
+        bars = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+        assert len({text for text in [*titles, *bars] if text.endswith("query")}) == 6, draw.__name__
+        assert "Long names are cut" in caption
+
+
+def test_a_report_of_the_histograms_that_are_shown_gives_the_same_figure():
+    whole, part = example_report(31), example_report(31)
+    part["histograms"] = part["histograms"][:12]
+    assert list(draw_figures(whole)) == list(draw_figures(part))
+
+
 def test_levels_that_a_weight_takes_are_stems_of_their_count():
     figure, _ = weights(example_report(1), figure_class())
     stems = next(line for line in figure.axes[0].lines if line.get_linestyle() == "None")

@@ -13,15 +13,21 @@ import pytest
 import torch
 
 import clipq.run
+from clipq.conventions import Conventions
 from clipq.data import Dataset, TensorDataset, TensorPair
 from clipq.decode_sparse_quantized_net_v2 import decode_sparse_quantized_net_v2
 from clipq.errors import CheckpointError, ExperimentError, Interrupted, ModelError, SettingError, WriteError
 from clipq.experiment import load_experiment
+from clipq.layers import compressible_layers
 from clipq.networks import build_network
+from clipq.quantized_net import LayerSetting
 from clipq.report import files
 from clipq.run import Run
+from clipq.run_report import histograms
 from clipq.search import Evaluation
 from clipq.selection import SelectionConfig
+from clipq.train_config import TrainConfig
+from clipq.ws_train import ws_train
 
 SMALL = {
     "dense.epochs": "2", "train.epochs": "2", "dense.batch_size": "32", "train.batch_size": "32",
@@ -445,3 +451,13 @@ def test_histograms_are_of_all_full_precision_weights_and_their_levels(finished:
         assert table["after"]["levels"] == layer.levels.tolist()
         assert sum(table["after"]["level_counts"]) == np.count_nonzero(layer.codes)
         assert table["after"]["levels"] != table["before"]["levels"]
+
+
+def test_of_a_deep_network_the_largest_layers_have_histograms() -> None:
+    """As many as the figure shows, and the same ones, in the network's order."""
+    model = torch.nn.Sequential(*(torch.nn.Conv1d(1, 1 + i % 20, 3) for i in range(30)))
+    layers = compressible_layers(model)
+    settings = {layer.name: LayerSetting(0.5, 3) for layer in layers}
+    trained = ws_train(model, layers, settings, lambda epoch: [], TrainConfig(epochs=0))
+    found = histograms(layers, trained, settings, Conventions())
+    assert [table["layer"] for table in found] == [f"{i}.weight" for i in (*range(9, 20), 29)]
