@@ -33,11 +33,16 @@ class TrainingError(ClipqError):
 
 
 class StepLoss(NamedTuple):
-    """What a minibatch gives: the loss to minimise, and how many of ``n`` samples were wrong (NaN: not known)."""
+    """What a minibatch gives.
+
+    loss: to be minimised, a mean over ``n`` samples, or over ``n`` labels where a sample has several or some do not
+        count.  An epoch's loss is the mean over all of them.
+    n_wrong: how many of the n were wrong (NaN: not known).
+    """
 
     loss: torch.Tensor
     n_wrong: torch.Tensor | float
-    n: int
+    n: torch.Tensor | int
 
 
 #: Called with whether an epoch ends -> figures by name.
@@ -71,7 +76,7 @@ def cross_entropy(label_smoothing: float = 0.0) -> Objective:
         for head in auxiliary:
             weight = float(getattr(model, "auxiliary_weight", 1.0))
             loss = loss + weight * functional.cross_entropy(head, y, label_smoothing=label_smoothing)
-        return StepLoss(loss, _n_wrong(output.detach(), y), len(y))
+        return StepLoss(loss, *_mistaken(output.detach(), y))
 
     return objective
 
@@ -87,12 +92,11 @@ def _class_scores(outputs: Any) -> tuple[torch.Tensor, ...]:
     return several
 
 
-def _n_wrong(scores: torch.Tensor, y: torch.Tensor) -> torch.Tensor | float:
-    """Of the samples; one with a label at each place counts by the share of its places."""
+def _mistaken(scores: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor | float, torch.Tensor | int]:
+    """How many labels are wrong, and how many the cross entropy is a mean over."""
     if _of_labels(scores) != y.shape:  # shares of classes have no right or wrong
-        return math.nan
-    wrong, n = mistaken(scores, y)
-    return wrong / n * len(y)
+        return math.nan, scores.numel() // scores.shape[1]
+    return mistaken(scores, y)
 
 
 def fit(
@@ -116,7 +120,7 @@ def fit(
     With several processes (``clipq.distributed``) each calls it with the same arguments and ends with the same weights.
 
     epochs: epoch number -> batches; each must know its ``len``.  Several processes share each batch among them.
-    objective: the loss of a minibatch, a mean over its samples; cross entropy by default.
+    objective: the loss of a minibatch, as ``StepLoss`` says; cross entropy by default.
     validate: model -> error, after each epoch (lower is better); None keeps the last epoch.
     measure: further figures of the moment for history and progress, such as sparsity; called with True at the end
         of an epoch, when figures that take longer may be given, too.
@@ -250,10 +254,8 @@ class _Loss(nn.Module):
         for name, count in (("n_wrong", n_wrong), ("n", n)):
             if not _is_number(count):
                 raise SettingError(f"objective: {name}: expected a number, got {count!r:.200}")
-        if loss.ndim or n < 1:
-            raise SettingError(
-                f"loss: expected a scalar, the mean over one sample or more, got shape {list(loss.shape)} of {n}"
-            )
+        if loss.ndim:
+            raise SettingError(f"loss: expected a scalar, a mean, got shape {list(loss.shape)}")
         if loss.is_complex():
             raise SettingError(f"loss: expected a real number, got {loss.dtype}")
         if torch.is_grad_enabled() and not loss.requires_grad:
@@ -285,7 +287,7 @@ class _Caster:
 def _train_step(
     trained: Trained, replica: nn.Module, batch: Any, weight: float, caster: _Caster, config: TrainConfig
 ) -> list[float]:
-    """One update; the sums of loss and errors over the minibatch, and its samples."""
+    """One update; the sums of loss and errors over what the minibatch's loss is a mean of, and how many these are."""
     model, optimizer, scaler, state = trained.model, trained.optimizer, trained.scaler, trained.state
     batch = to_device(batch, caster.device)
 
@@ -300,14 +302,16 @@ def _train_step(
         raise TrainingError(f"epoch {state.epoch}, step {state.step}: {error}") from error
     scaler.scale(loss * weight).backward()
     counts = 1.0 if weight else 0.0
-    samples = float(n) * counts  # n may be a tensor
-    sums = distributed.total([float(loss.detach()) * samples, float(n_wrong) * counts, samples])
+    meant = float(n) * counts
+    sums = distributed.total([float(loss.detach()) * meant, float(n_wrong) * counts, meant])
     if not math.isfinite(sums[0]):
         found = distributed.gathered(first_not_finite(model, forward))
         raise TrainingError(
             f"epoch {state.epoch}, step {state.step}: expected a finite loss, got {sums[0]}; the first that is NaN or "
             f"Inf: {next((f for f in found if f), 'the loss itself')}"
         )
+    if not sums[2] >= 1:
+        raise SettingError(f"loss: expected the mean over one sample or more, got that of {sums[2]:g}")
     if config.clip_grad_norm:
         scaler.unscale_(optimizer)
         trainable = [p for p in model.parameters() if p.requires_grad]  # frozen ones may still have gradients of before

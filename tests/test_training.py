@@ -449,6 +449,20 @@ def test_figures_of_an_epoch_are_means_over_its_samples() -> None:
     assert history.steps == [{"step": 0, "lr": 0.01, "loss": 8.0, "error": 1.0, "end": 0.0}]
 
 
+def test_figures_of_an_epoch_are_means_over_the_labels_that_count() -> None:
+    """As ``top1_error`` counts them: of batches with 6 and 1 of them, and of places where shares of classes are."""
+    model = nn.Conv1d(1, 3, 1)
+    x, labels = torch.randn(4, 1, 3), torch.randint(3, (4, 3))
+    labels[2:, :] = -100
+    labels[2, 1] = 0
+    batches = [(x[:2], labels[:2]), (x[2:], labels[2:])]
+    expected = float(nn.functional.cross_entropy(model(x), labels)), top1_error(model, batches)
+    record = fit(model, lambda epoch: batches, TrainConfig(epochs=1, lr=1e-12)).epochs[0]
+    assert (record["loss"], record["error"]) == pytest.approx(expected, abs=1e-6)
+    shares = torch.rand(2, 3, 3)
+    assert cross_entropy()(model, (x[:2], shares)).n == 6
+
+
 def test_the_history_holds_plain_numbers_whatever_the_objective_gives() -> None:
     def objective(model: nn.Module, batch: Any) -> StepLoss:
         loss, n_wrong, n = cross_entropy()(model, batch)
