@@ -223,14 +223,20 @@ def _readings(report: Report) -> str:
 def _provenance(report: Report) -> str:
     origin, data, experiment = report["provenance"], report["data"], report["config"]
     hardware = origin["hardware"]
-    machine = [hardware["processor"], f"{hardware['cores']} cores", f"{hardware['threads']} threads", *hardware["gpus"]]
+    machine = [
+        hardware["processor"],
+        _counted(hardware["cores"], "core"),
+        _counted(hardware["threads"], "thread"),
+        *hardware["gpus"],
+    ]
+    trained = f"trained here, {_counted(experiment['dense']['epochs'], 'epoch')}"
     packages = {"Python": origin["python"], "clipq": origin["clipq"], **origin["packages"]}
     rows = [
         ("experiment", f"{report['experiment']}: {experiment['experiment']['description']}"),
         ("command", f"`{origin['command']}`"),
         ("again", "`clipq train --experiment config.toml`, in this folder"),
         ("commit", f"`{origin['commit']}`"),
-        ("dense network", experiment["network"]["weights"] or f"trained here, {experiment['dense']['epochs']} epochs"),
+        ("dense network", experiment["network"]["weights"] or trained),
         (
             "data",
             f"{data['name']}: {data['train']:,} training{_unread(report)}, {data['val']:,} validation, "
@@ -243,6 +249,10 @@ def _provenance(report: Report) -> str:
         ("versions", ", ".join(f"{name} {version}" for name, version in packages.items())),
     ]
     return Table(("what", "value"), rows, n_text=2).markdown()
+
+
+def _counted(n: int, what: str) -> str:
+    return f"{n} {what}{'s' * (n != 1)}"
 
 
 def _percent(part: int, whole: int) -> str:

@@ -134,6 +134,12 @@ def test_images_that_were_left_out_are_told(report):
     assert "the error on 640 training images (less unreadable ones)" in page
 
 
+def test_one_is_not_several(report):
+    report["config"]["dense"]["epochs"] = 1
+    page = markdown_page(report)
+    assert "| trained here, 1 epoch |" in page and "2 cores, 1 thread |" in page
+
+
 def test_every_search_of_the_run_is_listed(report):
     assert "search.jsonl" in markdown_page(report) and "search-1.jsonl" not in markdown_page(report)
     report["selection"]["tried"] = [{"lambda": 2.0, "val_error": 0.03}, {"lambda": 1.0, "val_error": 0.02}]
