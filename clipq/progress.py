@@ -31,6 +31,9 @@ class NoProgress:
     def end_epoch(self, record: Mapping[str, float]) -> None:
         pass
 
+    def close(self) -> None:
+        pass
+
 
 class ProgressBars:
     """One bar over all steps of a training, with loss, error, sparsity and bits per weight, and the time left."""
@@ -59,6 +62,11 @@ class ProgressBars:
     def end_epoch(self, record: Mapping[str, float]) -> None:
         self.show({k: v for k, v in record.items() if k not in ("epoch", "seconds")})
 
+    def close(self) -> None:
+        """Leaves the bar as it stands, so that what is written next comes below it."""
+        if self._bar is not None:
+            self._bar.close()
+
 
 class SearchBar:
     """A bar over all evaluations of a search, with the last one's layer, setting and error.
@@ -81,4 +89,9 @@ class SearchBar:
         )
         self._bar.update()
         if self._bar.n == self._total:
+            self._bar.close()
+
+    def close(self) -> None:
+        """As that of ``ProgressBars``."""
+        if self._bar is not None:
             self._bar.close()

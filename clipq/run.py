@@ -17,7 +17,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -227,17 +227,17 @@ class Run:
         size = self.data.evaluation_batch
         subset = [(a.to(self.device), b.to(self.device)) for a, b in zip(x.split(size), y.split(size), strict=True)]
         bar = SearchBar(n_evaluations(config) * len(layers)) if self._show else None
-        settings, evaluations = search(
-            dense,
-            layers,
-            SubsetError(subset),
-            config,
-            conventions=self.experiment.conventions,
-            seed=seed,
-            log=SearchLogFile(self.files.attempt(number).search, self._depends_on("search", number, lambda_)),
-            on_evaluation=lambda evaluation: self._evaluated(evaluation, bar),
-        )
-        return settings, evaluations
+        with closing(bar) if bar else nullcontext():
+            return search(
+                dense,
+                layers,
+                SubsetError(subset),
+                config,
+                conventions=self.experiment.conventions,
+                seed=seed,
+                log=SearchLogFile(self.files.attempt(number).search, self._depends_on("search", number, lambda_)),
+                on_evaluation=lambda evaluation: self._evaluated(evaluation, bar),
+            )
 
     def _evaluated(self, evaluation: Evaluation, bar: Callable[[Evaluation], None] | None) -> None:
         if bar:
@@ -279,17 +279,18 @@ class Run:
         trainer: Callable[..., Any] = fit,
     ) -> Any:
         seed = self.experiment.run.seed
-        return trainer(
-            model,
-            lambda epoch: self._batches("train", config.batch_size, train=True, seed=seed, epoch=epoch),
-            config,
-            validate=self._val_error,
-            seed=seed,
-            amp=self.experiment.run.amp,
-            checkpoints=CheckpointFile(path, depends_on, self._checkpoint_every),
-            progress=ProgressBars(title) if self._show else NoProgress(),
-            stop=self._asked_to_stop,
-        )
+        with closing(ProgressBars(title) if self._show else NoProgress()) as progress:
+            return trainer(
+                model,
+                lambda epoch: self._batches("train", config.batch_size, train=True, seed=seed, epoch=epoch),
+                config,
+                validate=self._val_error,
+                seed=seed,
+                amp=self.experiment.run.amp,
+                checkpoints=CheckpointFile(path, depends_on, self._checkpoint_every),
+                progress=progress,
+                stop=self._asked_to_stop,
+            )
 
     def _val_error(self, model: nn.Module) -> float:
         """On the held-out images, measured by all processes together."""
