@@ -233,6 +233,20 @@ def test_unused_bits_of_a_stream_of_patterns_are_zeros() -> None:
         decode_patterns(ByteReader(memoryview(data), "test", 0, len(data)), codes.size, 2)
 
 
+def test_a_pattern_that_occurs_has_a_share() -> None:
+    """Of eight weights the first two are kept; that none, or all, are is said to occur, too, with a share of 0."""
+    codes = np.array([1, 1, 0, 0, 0, 0, 0, 0], np.uint8)
+    data = PatternPlan(codes, 2).encode("")
+    occurs, after = 2, 2 + 256 // 8
+    assert data[occurs] == 1 << 3
+    for place, bit, at in ((occurs, 1 << 0, after), (after - 1, 1 << 7, after + 3)):
+        more = bytearray(data)
+        more[place] |= bit
+        more[at:at] = b"\0"
+        with pytest.raises(InvalidValueError, match="expected shares from 1 on"):
+            decode_patterns(ByteReader(memoryview(more), "test", 0, len(more)), codes.size, 2)
+
+
 def test_more_weights_than_lanes_can_read_are_coded_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (entropy_coder, encoder):
         monkeypatch.setattr(module, "MOST_SYMBOLS", 99)

@@ -172,6 +172,6 @@ def _read_table(reader: ByteReader, size: int) -> SymbolTable:
     except ValueError as fault:
         reader.invalid(f"symbols that occur: {fault}")
     shares = np.array([reader.varint("share of a symbol") if occurs else 0 for occurs in present.tolist()])
-    if shares.max() > ONE or shares.sum() != ONE:
-        reader.invalid(f"expected shares that sum to {ONE}")
+    if np.count_nonzero(shares) < np.count_nonzero(present) or shares.max() > ONE or shares.sum() != ONE:
+        reader.invalid(f"expected shares from 1 on that sum to {ONE}")
     return SymbolTable(shares)
