@@ -281,7 +281,8 @@ def _as_tensor(W: np.ndarray, name: str) -> torch.Tensor:
     dtype = W.dtype.newbyteorder("=")
     if dtype not in (np.float64, np.float32, np.float16):
         raise WeightError(f"layer {name}: expected floating-point weights of up to 64 bits, got {W.dtype}")
-    return torch.from_numpy(np.require(W, dtype, ["C", "W", "E"]))  # a copy of what torch cannot share
+    array = np.require(W, dtype, ["C", "W", "E"])  # a copy of what torch cannot share, but for strides of single rows
+    return torch.from_numpy(array.copy() if min(array.strides, default=0) < 0 else array)
 
 
 def _on_host(side: Side) -> Side[float]:

@@ -341,6 +341,8 @@ def test_arrays_that_torch_cannot_share_are_taken():
         assert_same(ws_learn_one_layer(W, 0.25, 2), ws_learn_one_layer(FIGURE_2, 0.25, 2))
     assert ws_learn_one_layer(FIGURE_2.astype(">f4"), 0.25, 2).quantized.dtype == np.float32
     assert ws_learn_one_layer(np.array(0.5), 0.0, 2).quantized.shape == ()
+    one_row = FIGURE_2.reshape(1, 16)  # whose rows in reverse are contiguous, with a negative stride
+    assert_same(ws_learn_one_layer(one_row[::-1], 0.25, 2), ws_learn_one_layer(one_row, 0.25, 2))
 
 
 @pytest.mark.skipif(np.dtype(np.longdouble) == np.float64, reason="long double is double here")
