@@ -18,7 +18,7 @@ from clipq.conventions import Conventions
 from clipq.patience import patience
 from matlab_parity.layer_inputs import LAYER_FIELDS, LayerInput, settings_of
 from matlab_parity.near_misses import ByOutput, NearMiss, by_output_alone, closest
-from matlab_parity.observation import CODEC_OUTPUTS, Observation, read_observations
+from matlab_parity.observation import CODEC_OUTPUTS, Observation, from_the_end, read_observations
 from matlab_parity.probes import OUTPUTS, candidates, learn, search
 
 
@@ -31,6 +31,8 @@ class Inference:
     groups: the survivors, divided by the inputs in ``probes``; readings in one group no input could tell apart by the
         outputs observed.  needed: for such a group, the outputs not observed that do differ.
     alone, closest: where there are no survivors, what ``near_misses`` says.
+    last_of_equals: where there are none, the readings that reproduce every case but for this: of equal weights the last
+        ones are pruned, as by ``sort(..., 'descend')``, and not the first.
     """
 
     fields: tuple[str, ...]
@@ -42,6 +44,7 @@ class Inference:
     needed: Mapping[tuple[Conventions, ...], tuple[str, ...]] | None = None
     alone: ByOutput = field(default_factory=dict)
     closest: tuple[NearMiss, ...] = ()
+    last_of_equals: tuple[Conventions, ...] = ()
 
     def reproduced(self, field: str) -> list[str]:
         """The options of a question with which some reading reproduces everything."""
@@ -81,7 +84,8 @@ def infer_layer(observations: Sequence[Observation], seed: int = 0) -> Inference
     """The same for observations of ``ws_learn_one_layer``."""
     found = _eliminated(LAYER_FIELDS, observations)
     if not found.survivors:
-        return found
+        first = [c for c in found.excluded if c.clip_ties == "first"]
+        return replace(found, last_of_equals=eliminate([from_the_end(o) for o in observations], first)[0])
     seen = [n for n in OUTPUTS if all(n in o.outputs and not np.isnan(o.outputs[n]).any() for o in observations)]
     rng = np.random.default_rng(seed)
     with patience(f"matlab_parity looks for inputs that tell {len(found.survivors)} readings apart"):

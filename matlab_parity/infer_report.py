@@ -52,6 +52,7 @@ def infer_json(inference: Inference) -> dict[str, Any]:
         "by_output_alone": {
             name: [_options(c, inference) for c in readings] for name, readings in inference.alone.items()
         },
+        "last_of_equals": [_options(c, inference) for c in inference.last_of_equals],
         "closest": [
             {
                 "reading": _options(miss.reading, inference),
@@ -84,6 +85,9 @@ def _open_questions(inference: Inference) -> Iterator[str]:
 
 def _no_reading(inference: Inference) -> Iterator[str]:
     yield "  no reading reproduces every case"
+    if inference.last_of_equals:
+        yield "  with the last of equal weights pruned, as by sort(..., 'descend'), and not the first, these do:"
+        yield from (f"    {changes(c, inference.fields)}" for c in inference.last_of_equals[:4])
     if len(inference.alone) > 1:
         yield from _by_output_alone(inference)
     yield "  Closest:"

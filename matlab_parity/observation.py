@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,12 +58,14 @@ class Observation:
 
     outputs: what it gave, by quantity.  predict: a reading -> all that it allows, each with at least these quantities.
     limits: how far below and above a prediction a quantity may lie; others are exact.
+    layer: what it was given, for ``ws_learn_one_layer``.
     """
 
     name: str
     outputs: Mapping[str, np.ndarray]
     predict: Callable[[Conventions], Sequence[Mapping[str, np.ndarray]]]
     limits: Mapping[str, tuple[float, float]]
+    layer: LayerInput | None = None
     _known: dict[Conventions, Sequence[tuple[str, ...]]] = field(default_factory=dict, init=False)
 
     @property
@@ -123,15 +125,38 @@ def layer_observation(layer: LayerInput, outputs: Mapping[str, np.ndarray]) -> O
     known = {name: value for name, value in outputs.items() if not _of_no_weights(name, value, layer.W)}
 
     def predict(conventions: Conventions) -> list[dict[str, np.ndarray]]:
-        result = learn(layer, conventions)
-        own = {name: np.asarray(getattr(result, name)) for name in {**known, "codes": None}}
-        every = [own, *(own | other for other in other_outcomes(layer, conventions, result))]
+        every = [outcome for taken in _as_taken(layer) for outcome in _outcomes(taken, conventions, known)]
         return [_without_empty(predicted, known) for predicted in every]
 
     limit = FOREIGN_TOLERANCE * float(np.max(np.abs(layer.W), initial=SMALLEST_SINGLE))
-    return Observation(
-        layer.name, known, predict, dict.fromkeys(("quantized", "levels", "c_neg", "c_pos"), (limit, limit))
-    )
+    limits = dict.fromkeys(("quantized", "levels", "c_neg", "c_pos"), (limit, limit))
+    return Observation(layer.name, known, predict, limits, layer)
+
+
+def from_the_end(observation: Observation) -> Observation:
+    """The same case of ``ws_learn_one_layer`` with its weights in reverse order: the last of equal ones come first."""
+    layer, outputs = observation.layer, dict(observation.outputs)
+    assert layer is not None
+    outputs |= {name: outputs[name][::-1] for name in ("quantized", "codes") if name in outputs}
+    return layer_observation(replace(layer, W=layer.W.ravel()[::-1]), outputs)
+
+
+def _as_taken(layer: LayerInput) -> list[LayerInput]:
+    """The layer, and, where the weights are others in single precision, the layer as it is after ``single(W)``."""
+    with np.errstate(over="ignore"):
+        single = layer.W.astype(np.float32)
+    if np.array_equal(single, layer.W) or not np.isfinite(single).all():
+        return [layer]
+    return [layer, replace(layer, W=single)]
+
+
+def _outcomes(layer: LayerInput, conventions: Conventions, names: Iterable[str]) -> Iterator[dict[str, np.ndarray]]:
+    """What the reading gives, by its own arithmetic and by others: codes, and the quantities of these names."""
+    result = learn(layer, conventions)
+    own = {name: np.asarray(getattr(result, name)) for name in {*names, "codes"}}
+    yield own
+    for other in other_outcomes(layer, conventions, result):
+        yield own | other
 
 
 def _of_no_weights(name: str, value: np.ndarray, W: np.ndarray) -> bool:

@@ -162,6 +162,50 @@ def test_whoever_rounds_otherwise_is_understood(reading: Conventions, output: st
     assert inference.needed == {inference.survivors: ("levels",)}
 
 
+@pytest.mark.parametrize(
+    ("W", "codes", "contradicts"),
+    [
+        ([1.0, 1.0 + 1e-12, 2.0, 3.0], [0, 0, 3, 3], {"keep": True, "prune": False}),  # one magnitude in single
+        ([1e-300, 2e-300, -1e-300, 3e-300], [0, 0, 0, 0], {"keep": False, "prune": False}),  # no magnitude
+        ([1.0, 1.5, 2.0, 3.0], [0, 0, 3, 3], {"keep": True, "prune": True}),
+    ],
+)
+def test_weights_may_be_taken_in_single_precision(
+    W: list[float], codes: list[int], contradicts: dict[str, bool]
+) -> None:
+    """``single(W)`` may make weights equal, or zero; a quarter is clipped."""
+    quantized = np.where(codes, 2.5, 0.0)
+    layer = LayerInput("doubles", np.array(W), 0.25, 2)
+    seen = layer_observation(layer, {"quantized": quantized, "codes": np.array(codes)})
+    for ties, contradicted in contradicts.items():
+        assert bool(seen.contradicts(Conventions(clip_ties=ties))) == contradicted  # type: ignore[arg-type]
+
+
+def test_a_sort_in_descending_order_is_named(tmp_path: Path) -> None:
+    """It prunes the last of equal weights: no reading, but the weights from the end are those of one."""
+    reading, cases = Conventions(clip_scope="all_weights", clip_ties="first", edge="inner"), []
+    for case in stored_inputs():
+        w, p, b = case["W"].ravel(order="F"), case["p"].item(), int(case["b"].item())
+        quantized = np.zeros(w.size, w.dtype)
+        order = np.argsort(-np.abs(w), kind="stable")
+        n_kept = w.size - int(np.ceil(p * w.size))
+        clip = np.append(np.abs(w)[order], 0)[n_kept] if n_kept < w.size else 0.0
+        for sign, parts in ((-1, 2 ** (b - 1)), (1, 2 ** (b - 1) - 1)):
+            kept = order[:n_kept][sign * w[order[:n_kept]] > 0]
+            extreme = np.max(np.abs(w[sign * w > 0]), initial=0)
+            edges = np.linspace(min(clip, extreme), extreme, parts + 1, dtype=np.float64)[1:-1]
+            interval = np.searchsorted(edges, np.abs(w[kept]), "left")
+            for i in set(interval.tolist()):
+                quantized[kept[interval == i]] = w[kept[interval == i]].mean()
+        cases.append({**{key: case[key] for key in ("name", "W", "p", "b")}, "quantized": quantized})
+    save_cases(tmp_path / "descending.mat", cases)
+    inference = infer(tmp_path / "descending.mat")
+    assert not inference.survivors
+    assert set(inference.last_of_equals) == {reading, replace(reading, empty_level="zero")}
+    assert "    clip_scope=all_weights, clip_ties=first, edge=inner" in infer_lines(inference, "descending.mat")
+    assert len(infer_json(inference)["last_of_equals"]) == 2
+
+
 QUANTILE = Conventions(clip_count="round", clip_value="quantile")
 
 
