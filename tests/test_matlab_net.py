@@ -91,6 +91,24 @@ def test_octave_reads_the_weights_and_writes_the_struct_back(tmp_path: Path) -> 
     nets.assert_same_net(decode_sparse_quantized_net_v2(tmp_path / "back.mat"), _net())
 
 
+@pytest.mark.skipif(shutil.which("octave-cli") is None, reason="needs GNU Octave (octave-cli)")
+def test_the_documented_lines_give_weights_of_any_rank(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[1] / "docs" / "format.md").read_text()
+    lines = text.split("```matlab\n")[1].split("```")[0]
+    shapes = [(), (5,), (2, 3), (2, 3, 4, 5), (0, 3), (1, 1, 3, 1)]
+    levels = np.array([-1.0, 0.5, 1.0], np.float32)
+    codes = [np.resize(np.arange(3, -1, -1, dtype=np.uint8), shape) for shape in shapes]
+    layers = [QuantizedLayer(f"w{i}", 2, c, levels) for i, c in enumerate(codes)]
+    write_mat(QuantizedNet(tuple(layers)), tmp_path / "net.mat")
+    program = (
+        f"load net.mat; for layer = net.layers\n{lines}\neval([layer.name ' = W;']); end; save('-v7', 'w.mat', 'w*');"
+    )
+    subprocess.run(["octave-cli", "--quiet", "--eval", program], cwd=tmp_path, check=False, timeout=60)
+    found = scipy.io.loadmat(tmp_path / "w.mat")
+    for layer in layers:
+        assert np.array_equal(found[layer.name].reshape(layer.shape), layer.weights().numpy()), layer.name
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
