@@ -150,9 +150,6 @@ class SharedWeights:
             for layer in layers:
                 for module, attribute in layer.owners:
                     undo.callback(_parametrize(module, attribute, self.by_layer[layer.name]))
-            recurrent = {m: None for layer in layers for m, _ in layer.owners if isinstance(m, nn.RNNBase)}
-            for module in recurrent:
-                undo.callback(_renew_flat_weights(module))
             together.expire()  # of what was learned while the parametrizations were put on
             self._undo = undo.pop_all()
 
@@ -243,22 +240,3 @@ def _is_ours_alone(module: nn.Module) -> bool:
     """Whether all that is parametrized in the module are weights that are shared."""
     by_attribute: Any = module.parametrizations
     return all(isinstance(p, WeightSharing) for parametrizations in by_attribute.values() for p in parametrizations)
-
-
-def _renew_flat_weights(module: nn.RNNBase) -> Callable[[], None]:
-    """Makes a recurrent layer list its weights anew at every forward pass: it computes with a list that it made once.
-
-    Gives what ends it.
-    """
-    held = module._flat_weights
-
-    def renew(module: nn.RNNBase, inputs: Any) -> None:
-        module._flat_weights = [getattr(module, name) for name in module._flat_weights_names]
-
-    hook = module.register_forward_pre_hook(renew)
-
-    def undo() -> None:
-        hook.remove()
-        module._flat_weights = held
-
-    return undo

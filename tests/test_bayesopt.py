@@ -152,6 +152,11 @@ class TestGaussianProcess:
         with pytest.raises(SettingError, match=message):
             posterior(hyp, X, y, [[0.0]])
 
+    def test_points_of_another_dimension_are_named(self) -> None:
+        for Xs in ([[0.0, 1.0]], [[]]):
+            with pytest.raises(SettingError, match=f"Xs: expected 1 columns, got {len(Xs[0])}"):
+                posterior([0, 0, 0, 0], [[0.0]], [1], Xs)
+
 
 class TestConjugateGradient:
     def test_a_quadratic_is_minimised_within_the_budget(self) -> None:
@@ -203,6 +208,7 @@ class TestExpectedImprovement:
         assert np.isfinite(ei)
         assert ei >= max(best - mu, 0) * (1 - 1e-12)
 
+    @pytest.mark.filterwarnings("error")
     def test_without_variance_the_gain_is_certain(self) -> None:
         assert expected_improvement([1.0, 2.0, 3.0], [0.0, 0.0, 1e-320], 2.5).tolist() == [1.5, 0.5, 0.0]
         assert probability_of_feasibility([1.0, 2.0, 3.0], [0.0, 0.0, 0.0], 2.0).tolist() == [1.0, 1.0, 0.0]
@@ -249,6 +255,12 @@ class TestCandidates:
         assert not candidates.take(np.array([0.5]))
         assert not candidates.take(np.array([0.71]))
         assert candidates.left.tolist() == [[0.7]]
+
+    def test_a_constant_parameter_tells_no_candidates_apart(self) -> None:
+        candidates = Candidates(np.array([[0.0, 4.0], [0.5, 4.0], [1.0, 4.0]]), np.array([0.0, 4]), np.array([1.0, 4]))
+        assert candidates.take(np.array([0.5, 4.0]))
+        assert not candidates.take(np.array([0.5, 4.0]))
+        assert candidates.left.tolist() == [[0.0, 4.0], [1.0, 4.0]]
 
 
 class TestOptimizer:
@@ -436,6 +448,7 @@ class TestOptions:
             ({"mins": [0, 9]}, "mins: expected <= maxes"),
             ({"maxes": [0.99, math.inf]}, "maxes: expected 2 finite"),
             ({"grid": [[0.5, 9.0]]}, r"grid: expected rows between .* in row 0"),
+            ({"grid": [[0.5, 3.0], [0.5, 9.0]]}, r"grid: expected rows between .* got \[0.5, 9.0\] in row 1"),
             ({"grid": np.empty((0, 2))}, "grid: expected"),
             ({"grid": [[0.5, math.nan]]}, "grid: expected rows between"),
             ({"initial_points": [[0.5]]}, "initial_points: expected"),

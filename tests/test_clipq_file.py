@@ -12,6 +12,7 @@ from clipq.clipq_file import (
     open_container,
     pack_directory,
 )
+from clipq.errors import SettingError
 
 
 @pytest.mark.parametrize(
@@ -50,6 +51,14 @@ def test_directories_come_back(names: list[str]) -> None:
     layers, tensors, rest = names[:3], names[3:6], names[6:]
     directory = _directory(layers, tensors, {alias: names[i] for i, alias in enumerate(rest)})
     assert open_container(_with_empty_sections(directory)).directory == directory
+
+
+def test_names_may_take_1024_bytes() -> None:
+    names = ["n" * 1024, "é" * 512]
+    directory = _directory(names[:1], names[1:], {})
+    assert open_container(_with_empty_sections(directory)).directory.names() == names
+    with pytest.raises(SettingError, match="at most 1024 bytes, got 1026"):
+        pack_directory(_directory(["é" * 513], [], {}))
 
 
 def test_names_are_stored_as_differences() -> None:

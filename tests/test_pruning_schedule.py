@@ -58,6 +58,21 @@ def test_weights_are_pruned_as_the_schedule_says_and_validated_with_the_final_ra
     assert validated == pytest.approx([0.8, 0.8], abs=0.015)
 
 
+def test_an_epoch_that_ends_on_the_way_up_is_validated_with_the_final_rate():
+    model, validated = nn.Linear(40, 5), []
+    batches = [(torch.randn(8, 40), torch.arange(8) % 5) for _ in range(3)]
+
+    def validate(network):
+        validated.append(float((network.weight == 0).double().mean()))
+        return 0.5
+
+    ws_train(
+        model, compressible_layers(model), {"weight": LayerSetting(0.8, 3)}, lambda epoch: batches,
+        TrainConfig(epochs=2, lr=0.01), schedule=PruningSchedule(ramp=1.0, start=0.0), validate=validate,
+    )  # fmt: skip
+    assert validated == pytest.approx([0.8, 0.8], abs=0.015)
+
+
 def test_rounding_keeps_types_and_whole_numbers():
     tensors = {
         "bias": torch.tensor([1.001, -3.14159]), "half": torch.tensor([1.001], dtype=torch.float16),

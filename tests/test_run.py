@@ -199,6 +199,15 @@ def test_starting_weights_that_changed_are_refused(tmp_path: Path) -> None:
         made(tmp_path / "run", resume=True, **options)()
 
 
+def test_starting_weights_of_few_magnitudes_give_a_warning(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = build_network("digits_net", n_classes=10, input_shape=(1, 8, 8))
+    state = {name: value.sign() * value.abs().mean() for name, value in network.state_dict().items()}
+    torch.save(state, tmp_path / "start.pt")
+    with pytest.warns(UserWarning, match=r"as few magnitudes as in a compressed network"):
+        made(tmp_path / "run", network__weights=str(tmp_path / "start.pt"), train__epochs="0", search__mode="uniform")()
+
+
 def test_a_mean_image_that_changed_is_refused(tmp_path: Path) -> None:
     mean, options = tmp_path / "mean.binaryproto", {"data__images__mean_file": str(tmp_path / "mean.binaryproto")}
     mean.write_bytes(b"one")

@@ -507,6 +507,12 @@ def test_mixed_precision_is_in_bfloat16_only_where_that_is_not_emulated(monkeypa
     assert _Caster(torch.device("cuda"), True).dtype == torch.float16
 
 
+def test_mixed_precision_is_for_a_gpu_only() -> None:
+    plain, mixed = network(), network()
+    assert without_time(fit(plain, Noisy, CONFIG)) == without_time(fit(mixed, Noisy, CONFIG, amp=True))
+    assert_same(plain, mixed)
+
+
 def test_a_layer_whose_output_overflows_is_named() -> None:
     model = nn.Sequential(nn.Linear(6, 16), nn.Linear(16, 16), nn.Linear(16, 3))
     model[0].weight.data.fill_(1e30)
