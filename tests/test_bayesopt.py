@@ -189,6 +189,17 @@ class TestConjugateGradient:
         _, value = minimize(barrier, np.array([3.0]))
         assert value == pytest.approx(barrier(np.array([0.01]))[0], abs=1e-3)
 
+    def test_without_a_minimum_it_gives_up_after_two_line_searches_of_twenty(self) -> None:
+        points: list[float] = []
+
+        def falling(x: np.ndarray) -> tuple[float, np.ndarray]:
+            points.append(float(x[0]))
+            return -float(x[0]), np.full(1, -1.0)
+
+        x, value = minimize(falling, np.zeros(1), max_evaluations=100)
+        assert len(points) == 1 + 20 + 20
+        assert (x[0], value) == (max(points), -max(points))
+
     def test_a_start_that_is_not_finite_or_flat_is_returned(self) -> None:
         for value, slope in ((math.inf, 0.0), (1.0, math.nan), (1.0, 0.0)):
             x, _ = minimize(lambda x, v=value, g=slope: (v, np.full(2, g)), np.ones(2))  # type: ignore[misc]
@@ -448,7 +459,10 @@ class TestOptions:
             ({"mins": [0, 9]}, "mins: expected <= maxes"),
             ({"maxes": [0.99, math.inf]}, "maxes: expected 2 finite"),
             ({"grid": [[0.5, 9.0]]}, r"grid: expected rows between .* in row 0"),
-            ({"grid": [[0.5, 3.0], [0.5, 9.0]]}, r"grid: expected rows between .* got \[0.5, 9.0\] in row 1"),
+            (
+                {"grid": [[0.5, 3.0], [0.5, 9.0], [0.5, 10.0]]},
+                r"grid: expected rows between .* got \[0.5, 9.0\] in row 1",
+            ),
             ({"grid": np.empty((0, 2))}, "grid: expected"),
             ({"grid": [[0.5, math.nan]]}, "grid: expected rows between"),
             ({"initial_points": [[0.5]]}, "initial_points: expected"),

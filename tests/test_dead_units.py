@@ -280,7 +280,17 @@ class UsesNumber(Residual):
         return self.b(torch.relu(self.a(x))) + sum(float(p.sum()) for p in self.parameters())
 
 
-@pytest.mark.parametrize(("kind", "given"), [(UsesAll, False), (UsesAll, True), (UsesNumber, True)])
+class AnswersWhole(Residual):
+    """Its output is a whole number, which may not be another one by however little."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        full = int(all(bool(p.all()) for p in list(self.parameters())[2:]))
+        return self.b(torch.relu(self.a(x))).argmax(1) * 0 + full
+
+
+@pytest.mark.parametrize(
+    ("kind", "given"), [(UsesAll, False), (UsesAll, True), (UsesNumber, True), (AnswersWhole, True)]
+)
 def test_weights_that_are_reached_by_other_ways_stay(kind: type[nn.Module], given: bool) -> None:
     torch.manual_seed(0)
     model = kind()

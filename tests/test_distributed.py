@@ -150,6 +150,9 @@ def test_what_a_step_does_not_use_hinders_nobody(outcomes: list[dict[str, Any]])
 def test_errors_end_both(outcomes: list[dict[str, Any]]) -> None:
     for outcome in outcomes:
         assert outcome["drifted"].startswith("DistributedError: epoch 1: sha256 of the weights: expected the same on")
+        assert outcome["another seed"].startswith(
+            "DistributedError: sha256 of the configuration: expected the same on all 2 processes, got by rank: "
+        )
         assert outcome["uneven"].startswith("DataError: a batch to be shared: expected tensors with an entry a sample")
         assert outcome["overflowing"].startswith("TrainingError: epoch 0, step 0: expected a finite loss")
         assert outcome["overflowing"].endswith("the output of 2")

@@ -167,6 +167,18 @@ def test_what_tracing_does_not_see_counts_too(model):
             layer.weight.neg_()
 
 
+def test_a_network_in_training_mode_is_measured_in_evaluation_mode():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 4))
+    model[1].running_mean.normal_()
+    before, batches = {name: value.clone() for name, value in model.state_dict().items()}, made_batches((6,), 4)
+    for layer in compressible_layers(model):
+        error = SubsetError(batches).from_layer(model.train(), layer)
+        model.train()
+        assert error() == top1_error(model, batches)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
 def test_a_network_is_not_touched_by_tracing():
     model = Remembers()
     SubsetError(made_batches((6,), 4)).from_layer(model, compressible_layers(model)[1])

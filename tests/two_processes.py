@@ -18,8 +18,10 @@ import clipq
 from clipq import distributed
 from clipq.data.dataset import TensorBatches, TensorPair
 from clipq.errors import Interrupted, ModelError
+from clipq.experiment import load_experiment
 from clipq.layers import compressible_layers
 from clipq.quantized_net import LayerSetting
+from clipq.run import Run
 from clipq.train_config import TrainConfig
 from clipq.training import StepLoss, cross_entropy, fit, top1_error
 from clipq.weight_sharing import WeightSharing
@@ -263,6 +265,11 @@ def drawn_by_the_loader() -> tuple[list[float], list[float]]:
     return data.drawn, mine
 
 
+def run_of_another_seed() -> None:
+    options = {"run.seed": str(distributed.rank()), "run.threads": "1", "run.device": "cpu"}
+    Run(load_experiment("digits", options), Path("never made"))
+
+
 def outcome() -> dict[str, Any]:
     x = torch.arange(10.0)
     return {
@@ -291,6 +298,7 @@ def outcome() -> dict[str, Any]:
         "drawn": drawn_by_the_loader(),
         "own samples": said(lambda: from_python(batch_size=8, sampler=DistributedSampler(range(N)))),
         "own batches": said(lambda: from_python(batch_sampler=BatchSampler(DistributedSampler(range(N)), 8, False))),
+        "another seed": said(run_of_another_seed),
         "uneven": said(lambda: distributed.share((x, x[:3]))),
     }
 
