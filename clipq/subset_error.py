@@ -72,7 +72,6 @@ class SubsetError:
 
         @torch.inference_mode()
         def error() -> float:
-            model.eval()
             counts = torch.stack([torch.stack(mistaken(rest(*values), y)) for values, y in parts])
             return error_rate(*counts.sum(0).tolist())
 

@@ -96,13 +96,15 @@ def test_a_unit_without_incoming_weights_moves_into_the_bias():
 
 
 def test_without_a_bias_to_move_into_only_units_that_give_zero_go():
-    model = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 2, bias=False))
+    """And units that nobody listens to, whatever they give."""
+    model = nn.Sequential(nn.Linear(2, 5), nn.ReLU(), nn.Linear(5, 2, bias=False))
     prune(model[0], rows=[0, 1, 2])
+    prune(model[2], columns=[3])
     with torch.no_grad():
-        model[0].bias.copy_(torch.tensor([1.0, -1.0, 0.5, 0.5]))
+        model[0].bias.copy_(torch.tensor([1.0, -1.0, 0.5, 0.5, 0.5]))
     folded = fold_dead_units(model, compressed(model, p=0.0))
-    assert codes(folded, "2").any(axis=0).tolist() == [True, False, True, True]
-    assert folded.tensors["0.bias"].tolist() == [1.0, 0.0, 0.5, 0.5]
+    assert codes(folded, "2").any(axis=0).tolist() == [True, False, True, False, True]
+    assert folded.tensors["0.bias"].tolist() == [1.0, 0.0, 0.5, 0.0, 0.5]
 
 
 def test_a_unit_without_outgoing_weights_goes_with_all_that_only_it_heard():

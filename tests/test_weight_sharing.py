@@ -358,6 +358,19 @@ def test_weights_that_are_written_to_while_they_are_held_are_learned_anew() -> N
         assert torch.equal(model.weight, ws_learn_one_layer(layers[0].weight, THETA.p, THETA.b).quantized)
 
 
+@torch.no_grad()
+def test_weights_are_held_no_longer_than_they_are_to_be() -> None:
+    model, layers, thetas = make(lambda: nn.Linear(6, 4))
+    with share_weights(layers, thetas):
+        with quantized_once(model):
+            with quantized_once(model):
+                pass
+            assert model.weight is model.weight
+        model.weight.clone()
+        layers[0].weight.data.neg_()  # leaves no trace
+        assert torch.equal(model.weight, ws_learn_one_layer(layers[0].weight, THETA.p, THETA.b).quantized)
+
+
 def test_weights_put_in_for_a_while_are_learned_though_others_lay_where_they_lie() -> None:
     """Memory of a tensor that is gone is taken for the next one."""
     model, layers, thetas = make(lambda: nn.Linear(60, 40))

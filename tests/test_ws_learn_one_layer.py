@@ -456,6 +456,25 @@ def test_what_the_last_step_found_never_changes_the_result(way, steps, c, double
         near = r.near
 
 
+@pytest.mark.parametrize("mirror", [1, -1])
+@pytest.mark.parametrize("edge", Conventions.options("edge"))
+def test_candidates_of_one_sign_say_nothing_of_the_others(mirror, edge, monkeypatch):
+    """The last clip was far too large for one sign, some of whose weights below it are among the known ones."""
+    monkeypatch.setattr(learning, "layer_step", lambda dtype, generally: None)
+    monkeypatch.setattr(host_weights, "part_kind", lambda dtype: Part)
+    rng = np.random.default_rng(0)
+    W = np.float32(np.concatenate([rng.uniform(0.6, 2, 7000), -rng.uniform(1, 2, 3000)]))
+    rng.shuffle(W)
+    known = np.flatnonzero((W < -0.5) | (W > 1.88))
+    known = np.sort(np.append(known, rng.choice(np.flatnonzero((W > 0) & (W < 1.88)), len(known) // 3, replace=False)))
+    clips = (-0.5, 1.9) if mirror > 0 else (-1.9, 0.5)
+    c = Conventions(edge=edge)
+    assert_same(
+        ws_learn_one_layer(mirror * W, 0.8, 3, c, near=host_weights.Near(*clips, (known,))),
+        ws_learn_one_layer(mirror * W, 0.8, 3, c),
+    )
+
+
 @pytest.mark.parametrize("move", [1e-5, 1e-3, 0.1])
 def test_a_training_finds_the_same_with_what_the_last_step_found(move):
     """Weights in two chunks that move a little or much from step to step, while p changes; at last one is NaN."""
