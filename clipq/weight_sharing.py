@@ -181,7 +181,6 @@ def share_weights(
     return SharedWeights(layers, settings, conventions)
 
 
-@torch.no_grad()
 def quantized_net(
     model: nn.Module,
     layers: Sequence[CompressibleLayer],

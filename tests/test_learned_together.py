@@ -94,6 +94,12 @@ def test_a_step_learns_all_layers_once(batches: list[int]) -> None:
     assert_up_to_date(model)
 
 
+def test_as_they_are_shared_the_first_layer_is_learned_with_all_others(batches: list[int]) -> None:
+    """And each is looked at by PyTorch a few times, whatever the number of layers."""
+    with shared(Net()):
+        assert batches[0] == 4 and sum(batches) <= 3 * 4
+
+
 def test_forward_passes_without_a_step_between_them_also_do(batches: list[int]) -> None:
     model = Net()
     shared(model)

@@ -193,7 +193,8 @@ def test_two_of_one_name_are_refused(field: str, row: dict[str, object]) -> None
         (b"Octave-1-L\0", "save -v7, got Octave's format -binary"),
         (b"\x89HDF\r\n\x1a\n", "save -v7, got HDF5"),
         (b"MATLAB 5.0 MAT-file" + bytes(200), "damaged|variable net"),
-        (_saved({"format": "other"}), "version|format"),
+        (_saved(_fields() | {"format": "other"}), "^net: expected format 'clipq', version 1$"),
+        (_saved(_fields() | {"version": 2.0}), "^net: expected format 'clipq', version 1$"),
         (_saved({"format": "clipq", "version": 1.0}), "expected a field layers"),
         (_saved(np.ones(3)), "expected a struct"),  # type: ignore[arg-type]
     ],

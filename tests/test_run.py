@@ -288,10 +288,11 @@ def test_only_the_named_layers_are_compressed(finished: Finished, tmp_path: Path
         made(tmp_path / "b", layers__include="fc6")()
 
 
-def test_given_settings_are_used(tmp_path: Path) -> None:
+def test_given_settings_are_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given = {"search.mode": "given", "search.given.conv1": "[0.25, 5]", "search.p": "0.5", "search.b": "3"}
     report = made(tmp_path, **{key.replace(".", "__"): value for key, value in given.items()})()
     assert [(row["p"], row["b"]) for row in report["layers"]] == [(0.25, 5)] + [(0.5, 3)] * (len(report["layers"]) - 1)
+    assert capsys.readouterr() == ("", ""), "progress is not shown"
 
 
 def test_the_test_images_are_not_seen_before_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -138,6 +138,8 @@ def test_a_state_without_weights_is_shown(include: str):
         ModelError, match=r"expected a floating type with two or more .*got n0 \(int32 \[2, 3\]\).* 3 more$"
     ):
         choose_settings(state, THETA, {}, [include])
+    with pytest.raises(ModelError, match=r", got n0 \(int32 \[2, 3\]\)$"):
+        choose_settings({"n0": state["n0"]}, THETA, {}, [include])
 
 
 @settings(max_examples=30)
