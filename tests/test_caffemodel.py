@@ -73,6 +73,14 @@ def test_doubles_keep_their_precision(tmp_path: Path, packed: bool):
     assert blob.dtype == np.float64 and blob.tolist() == values
 
 
+def test_a_shape_of_no_values_is_bounded_as_caffe_bounds_it(tmp_path: Path):
+    """Caffe counts in int."""
+    largest = 2**31 - 1
+    assert only_blob(written(tmp_path, pb.layer("a", "A", pb.shape([0, largest])))).shape == (0, largest)
+    with pytest.raises(DataError, match=r"layer a: blob 0: expected a blob of at most 2\^31 - 1 values, got shape"):
+        read_caffemodel(written(tmp_path, pb.layer("a", "A", pb.shape([largest + 1, 0]))))
+
+
 def test_of_two_forms_of_values_and_of_shapes_caffes_is_taken(tmp_path: Path):
     """Doubles where there are any; num, channels, height and width where one is set."""
     blob = pb.shape([2]) + pb.floats([1, 2]) + pb.doubles([7, 8]) + pb.legacy_shape(1, 1, 2, 1)

@@ -174,18 +174,21 @@ def test_also_where_only_some_layers_have_been_used(change: Callable[[nn.Paramet
     assert_up_to_date(model)
 
 
+@pytest.mark.parametrize("measured", [True, False])
 @pytest.mark.parametrize("used", ["first", "second"])
-def test_an_optimizer_may_write_to_the_data_in_passes_through_parts_of_the_network(used: str) -> None:
+def test_an_optimizer_may_write_to_the_data_in_passes_through_parts_of_the_network(used: str, measured: bool) -> None:
+    """With a pass without gradients in between, or none."""
     model = Net()
     shared(model)
     for part in (model.first, model.second, getattr(model, used)):
         part(torch.ones(2, 6)).sum().backward()
         for W in originals(model):
             W.data.mul_(0.9).add_(0.01)
-    with torch.no_grad():
-        model(X)
-    for W in originals(model):
-        W.data.mul_(0.9)
+    if measured:
+        with torch.no_grad():
+            model(X)
+        for W in originals(model):
+            W.data.mul_(0.9)
     model(X)
     assert_codes_are_those_of_the_weights(model)
 

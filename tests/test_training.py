@@ -463,6 +463,18 @@ def test_figures_of_an_epoch_are_means_over_the_labels_that_count() -> None:
     assert cross_entropy()(model, (x[:2], shares)).n == 6
 
 
+def test_figures_that_take_longer_are_asked_for_at_the_end_of_an_epoch_only() -> None:
+    asked: list[bool] = []
+
+    def measure(epoch_ends: bool) -> dict[str, float]:
+        asked.append(epoch_ends)
+        return {"figure": float(len(asked))}
+
+    history = fit(network(), Noisy, CONFIG, measure=measure, log_every=2)
+    assert asked == [False, False, True] * 3, "of four steps an epoch every second one is logged"
+    assert [record["figure"] for record in history.epochs] == [3.0, 6.0, 9.0]
+
+
 def test_the_history_holds_plain_numbers_whatever_the_objective_gives() -> None:
     def objective(model: nn.Module, batch: Any) -> StepLoss:
         loss, n_wrong, n = cross_entropy()(model, batch)
