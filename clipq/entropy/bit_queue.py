@@ -36,6 +36,10 @@ class Bits(NamedTuple):
         """Of an array of 0 and 1."""
         return cls(np.packbits(bits), bits.size)
 
+    def unpacked(self) -> np.ndarray:
+        """uint8 of 0 and 1."""
+        return np.unpackbits(self.data, count=self.size)
+
 
 def concatenated(parts: Sequence[Bits]) -> Bits:
     """One part's bits after the other's."""
@@ -98,7 +102,7 @@ class BitQueue:
                 self._pack()
             if not self._packed:
                 raise QueueShortError(missing)
-            bits.append(_unpacked(self._packed.popleft()))
+            bits.append(self._packed.popleft().unpacked())
             missing -= bits[-1].size
         self._end = np.concatenate(bits[::-1])
 
@@ -111,10 +115,6 @@ class BitQueue:
         """All bits."""
         self._pack()
         return concatenated([*reversed(self._packed), Bits.of(self._end)])
-
-
-def _unpacked(bits: Bits) -> np.ndarray:
-    return np.unpackbits(bits.data, count=bits.size)
 
 
 def _joined(fields: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
