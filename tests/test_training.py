@@ -456,7 +456,7 @@ def test_figures_of_an_epoch_are_means_over_the_labels_that_count() -> None:
     labels[2:, :] = -100
     labels[2, 1] = 0
     batches = [(x[:2], labels[:2]), (x[2:], labels[2:])]
-    expected = float(nn.functional.cross_entropy(model(x), labels)), top1_error(model, batches)
+    expected = nn.functional.cross_entropy(model(x), labels).item(), top1_error(model, batches)
     record = fit(model, lambda epoch: batches, TrainConfig(epochs=1, lr=1e-12)).epochs[0]
     assert (record["loss"], record["error"]) == pytest.approx(expected, abs=1e-6)
     shares = torch.rand(2, 3, 3)
@@ -478,7 +478,7 @@ def test_figures_that_take_longer_are_asked_for_at_the_end_of_an_epoch_only() ->
 def test_the_history_holds_plain_numbers_whatever_the_objective_gives() -> None:
     def objective(model: nn.Module, batch: Any) -> StepLoss:
         loss, n_wrong, n = cross_entropy()(model, batch)
-        return StepLoss(loss, n_wrong, torch.tensor(n))  # type: ignore[arg-type]
+        return StepLoss(loss, n_wrong, torch.as_tensor(n))
 
     history = dense(network(), objective=objective)
     assert {type(v) for record in history.steps + history.epochs for v in record.values()} == {int, float}

@@ -121,11 +121,12 @@ def decode_entropy(reader: ByteReader, shape: tuple[int, ...], b: int) -> tuple[
             f"got {model} of {n} weights, {negative} negative codes"
         )
     if model == PATTERNS:
-        codes, _, rest = decode_patterns(reader, n, b)
+        codes, of_kept, rest = decode_patterns(reader, n, b)
+        used = _used(of_kept, b)
     else:
         largest = max(negative, 2**b - 1 - negative)
         magnitude, is_negative, rest = decode_planes(reader, *matrix(shape), kernel_size(shape), largest)
-        codes = np.zeros(n, np.uint8)
+        codes, used = np.zeros(n, np.uint8), np.zeros(2**b - 1, np.bool_)
         for part in _parts(n):
             of_part = magnitude.reshape(-1)[part]
             kept = np.flatnonzero(of_part != 0)  # faster than that of integers
@@ -133,7 +134,8 @@ def decode_entropy(reader: ByteReader, shape: tuple[int, ...], b: int) -> tuple[
             if kept.size and int(of_kept.max()) >= 2**b:
                 reader.invalid(f"expected codes below 2^{b}, got {int(of_kept.max())}")
             codes[part][kept] = of_kept
-    return _read_levels(reader, rest, _used(codes, b), negative), codes.reshape(shape)
+            used |= _used(of_kept, b)
+    return _read_levels(reader, rest, used, negative), codes.reshape(shape)
 
 
 def _parts(n: int) -> list[slice]:
@@ -151,8 +153,8 @@ def _read_levels(reader: ByteReader, rest: np.ndarray, used: np.ndarray, negativ
 
 
 def _used(codes: np.ndarray, b: int) -> np.ndarray:
-    """Which codes from 1 on occur among ``codes`` (uint8): bool [2^b - 1]."""
-    return byte_counts(codes.reshape(-1))[1 : 2**b] > 0
+    """Which codes from 1 on occur among ``codes`` (uint8 or uint16, none 0) of kept weights: bool [2^b - 1]."""
+    return byte_counts(codes)[1 : 2**b] > 0
 
 
 def matrix(shape: tuple[int, ...]) -> tuple[int, int]:
@@ -169,7 +171,7 @@ def kernel_size(shape: tuple[int, ...]) -> int:
 def _choose(codes: np.ndarray, b: int, negative: int) -> tuple[int, PlanePlan | PatternPlan, np.ndarray]:
     """The model, and which codes occur: planes, but for large layers of which patterns, by a sample, take less."""
     if codes.size <= LARGE:
-        return PLANES, _plane_plan(codes, b, negative), _used(codes, b)
+        return PLANES, _plane_plan(codes, b, negative), _used(codes[codes != 0], b)
     layer, patterns = _both(codes, b, negative)
     used = patterns.code_counts > 0
     if not _planes_pay(layer, patterns):
