@@ -26,10 +26,10 @@ from clipq.quantized_net import QuantizedLayer
 EMPTY, PLANES, PATTERNS = range(3)
 _UNEVEN = 4
 #: Layers of more weights than this are modelled by planes only where a sample of them says that it pays: that planes
-#: take less than this share of what patterns take, of layers of so many weights at most.  It takes planes a second for
-#: a few million weights, and patterns' tables 0.3 % of what these may take.
+#: take less than this share of what patterns take; and less than the second share of layers of more than so many.  For
+#: some million weights planes take a second more, and the tables of patterns may take 0.3 %.
 LARGE = 1 << 19
-_WORTH = {1 << 22: 0.999, MOST_SYMBOLS: 0.997}
+_WORTH, _LARGER, _WORTH_OF_LARGER = 0.999, 1 << 22, 0.997
 #: How many weights of how many parts of a large layer are looked at to choose its model, to fit it, and to count the
 #: bytes of a layer of more weights than ``_WHOLE``.
 _TO_CHOOSE, _TO_FIT, _TO_COUNT = (1 << 18, 4), (1 << 21, 4), (1 << 23, 8)
@@ -126,16 +126,23 @@ def decode_entropy(reader: ByteReader, shape: tuple[int, ...], b: int) -> tuple[
     else:
         largest = max(negative, 2**b - 1 - negative)
         magnitude, is_negative, rest = decode_planes(reader, *matrix(shape), kernel_size(shape), largest)
-        codes, used = np.zeros(n, np.uint8), np.zeros(2**b - 1, np.bool_)
-        for part in _parts(n):
-            of_part = magnitude.reshape(-1)[part]
-            kept = np.flatnonzero(of_part != 0)  # faster than that of integers
-            of_kept = _signed_to_codes(of_part.take(kept), is_negative.reshape(-1)[part].take(kept), negative)
-            if kept.size and int(of_kept.max()) >= 2**b:
-                reader.invalid(f"expected codes below 2^{b}, got {int(of_kept.max())}")
-            codes[part][kept] = of_kept
-            used |= _used(of_kept, b)
+        codes, used = _codes_of(reader, magnitude.reshape(-1), is_negative.reshape(-1), b, negative)
     return _read_levels(reader, rest, used, negative), codes.reshape(shape)
+
+
+def _codes_of(
+    reader: ByteReader, magnitude: np.ndarray, is_negative: np.ndarray, b: int, negative: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The codes of weights under planes, uint8 [n], and which of them occur."""
+    codes, used = np.zeros(magnitude.size, np.uint8), np.zeros(2**b - 1, np.bool_)
+    for part in _parts(magnitude.size):
+        kept = np.flatnonzero(magnitude[part] != 0)  # faster than that of integers
+        of_kept = _signed_to_codes(magnitude[part].take(kept), is_negative[part].take(kept), negative)
+        if kept.size and int(of_kept.max()) >= 2**b:
+            reader.invalid(f"expected codes below 2^{b}, got {int(of_kept.max())}")
+        codes[part][kept] = of_kept
+        used |= _used(of_kept, b)
+    return codes, used
 
 
 def _parts(n: int) -> list[slice]:
@@ -209,7 +216,7 @@ def _planes_pay(layer: CodedLayer, patterns: PatternPlan) -> bool:
     walked, parts = _TO_CHOOSE
     enough = _KEPT_TO_CHOOSE * layer.codes.size // int(layer.kept.sum())
     sample = LayerSample(layer, max(walked, enough), parts)
-    worth = next(share for most, share in _WORTH.items() if layer.codes.size <= most)
+    worth = _WORTH_OF_LARGER if layer.codes.size > _LARGER else _WORTH
     return 2 * sample.walked > layer.codes.size or estimate_planes(sample, sample.fit()) < worth * patterns.size()
 
 

@@ -138,7 +138,7 @@ def _spread(of_kept: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def byte_counts(values: np.ndarray) -> np.ndarray:
-    """How often each of 0..255 occurs in ``values``, uint8 [n]: int64 [256]."""
+    """How often each of 0..255 occurs in ``values``, integers [n], all of them below 256: int64 [256]."""
     counts = np.zeros(256, np.int64)
     for i in range(0, values.size, _COUNTED_AT_ONCE):  # bincount makes a copy of 64 bits
         counts += np.bincount(values[i : i + _COUNTED_AT_ONCE], minlength=256)
